@@ -1,0 +1,1 @@
+"""Beside the hosts: dials home and carries the sessions to them."""

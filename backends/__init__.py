@@ -1,0 +1,1 @@
+"""Which backend a session goes to, and where that state is kept."""

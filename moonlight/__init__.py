@@ -1,0 +1,1 @@
+"""The GameStream protocol as Moonlight speaks it, without I/O."""

@@ -1,0 +1,1 @@
+"""The edge: what clients reach in place of a host."""

@@ -1,0 +1,1 @@
+"""Reverse-dialled tunnels over WebSocket: control messages, byte streams, datagram flows."""

@@ -1,0 +1,1 @@
+"""A GameStream host with a test card, so that everything runs without a GPU."""
