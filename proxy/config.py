@@ -1,0 +1,151 @@
+"""The edge's configuration: every section, setting, unit and default of its TOML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+MAX_PORT = 65_535
+MAX_RTSP_PORTS = 1_024
+
+Port = Annotated[int, Field(ge=1, le=MAX_PORT)]
+Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def _port_range(text: str) -> str:
+    first, dash, last = text.partition("-")
+    if not first.isdecimal() or (dash and not last.isdecimal()):
+        raise ValueError('write a port, or a range of ports as in "48010-48073"')
+    low, high = int(first), int(last or first)
+    if not 1 <= low <= high <= MAX_PORT:
+        raise ValueError(f"ports go from 1 to {MAX_PORT}, the lower one first")
+    if high - low >= MAX_RTSP_PORTS:
+        raise ValueError(f"at most {MAX_RTSP_PORTS} ports")
+    return text
+
+
+PortRange = Annotated[str, AfterValidator(_port_range)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Listen(_Section):
+    """Where clients reach the edge."""
+
+    addresses: tuple[str, ...] = ("0.0.0.0",)  # noqa: S104 - players come from anywhere
+    http_port: Port = 47989
+    https_port: Port = 47984
+    rtsp_ports: PortRange = "48010-48073"
+    video_port: Port = 47998
+    control_port: Port = 47999
+    audio_port: Port = 48000
+
+    @property
+    def rtsp_port_range(self) -> range:
+        """The RTSP ports; the first is the one that clients share while nothing is ambiguous."""
+        first, _, last = self.rtsp_ports.partition("-")
+        return range(int(first), int(last or first) + 1)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Listen:
+        tcp = [self.http_port, self.https_port, *self.rtsp_port_range]
+        udp = [self.video_port, self.control_port, self.audio_port]
+        if len(set(tcp)) < len(tcp):
+            raise ValueError("http_port, https_port and rtsp_ports overlap")
+        if len(set(udp)) < len(udp):
+            raise ValueError("video_port, control_port and audio_port must differ")
+        return self
+
+
+class Agents(_Section):
+    """Where agents dial in: WebSockets over TLS."""
+
+    address: str = "0.0.0.0"  # noqa: S104 - hosts come from anywhere
+    port: Port = 443
+    certificate: Path | None = None
+    private_key: Path | None = None
+    max_agents: Count = 1_024
+    max_data_connections_per_agent: Count = 512
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Agents:
+        if (self.certificate is None) != (self.private_key is None):
+            raise ValueError("certificate and private_key belong together: set both or neither")
+        return self
+
+
+class Admin(_Section):
+    """Where ``moonhost pair`` and the other commands reach a running edge."""
+
+    address: str = "127.0.0.1"
+    port: Port = 47980
+
+
+class Selection(_Section):
+    """Which backend a launch goes to."""
+
+    sticky_ttl_s: Seconds = 7 * 24 * 3600.0
+
+
+class Sessions(_Section):
+    """How long things may take, and how long they are kept."""
+
+    launch_window_s: Seconds = 30.0
+    launch_timeout_s: Seconds = 90.0
+    client_silence_timeout_s: Seconds = 12.0
+    tunnel_grace_s: Seconds = 30.0
+    max_sessions: Count = 1_000
+
+
+class Pairing(_Section):
+    """Pairing of clients with the edge."""
+
+    pin_timeout_s: Seconds = 300.0
+    max_pending: Count = 256
+    max_pending_per_address: Count = 8
+
+
+class Limits(_Section):
+    """What strangers may cost."""
+
+    max_connections: Count = 2_048
+    max_connections_per_address: Count = 256
+    request_timeout_s: Seconds = 10.0
+    keep_alive_timeout_s: Seconds = 20.0
+
+
+class ProxyConfig(_Section):
+    """One edge."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)] = "moonhost"
+    hostname: Annotated[str, Field(min_length=1, max_length=253)]
+    state_dir: Path = Path("/var/lib/moonhost")
+    log_level: str = "info"
+    listen: Listen = Listen()
+    agents: Agents = Agents()
+    admin: Admin = Admin()
+    selection: Selection = Selection()
+    sessions: Sessions = Sessions()
+    pairing: Pairing = Pairing()
+    limits: Limits = Limits()
+
+    @field_validator("log_level")
+    @classmethod
+    def _known_level(cls, level: str) -> str:
+        if level not in {"debug", "info", "warning", "error"}:
+            raise ValueError("one of debug, info, warning, error")
+        return level
+
+    def model_post_init(self, _context: Any) -> None:
+        """Refuse two TCP listeners on one port."""
+        tcp = {self.listen.http_port, self.listen.https_port, *self.listen.rtsp_port_range}
+        for section, port in (("agents", self.agents.port), ("admin", self.admin.port)):
+            if port in tcp:
+                raise ValueError(f"{section}.port {port} is a port of [listen] already")
+        if self.agents.port == self.admin.port:
+            raise ValueError("agents.port and admin.port must differ")
