@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Final, Generic, Literal, TypeVar, cast, overload
 
 from moonlight.errors import Malformed, TooLarge, printable
@@ -72,10 +71,10 @@ class _Message:
         return None
 
     def _encode(self, first_line: str) -> bytes:
-        pairs = zip_longest(self.headers, self.separators, fillvalue=_default_separator)
         lines = [first_line]
-        # More separators than headers would pair a separator with the fill value.
-        for (name, value), separator in list(pairs)[: len(self.headers)]:
+        for position, (name, value) in enumerate(self.headers):
+            known = position < len(self.separators)
+            separator = self.separators[position] if known else _default_separator
             lines.append(f"{name}{separator}{value}")
         if any("\r" in line or "\n" in line for line in lines):
             raise ValueError("a line of an RTSP head cannot hold a line break")
@@ -229,6 +228,8 @@ class RtspParser(Generic[_M]):
         self._max_message_bytes = max_message_bytes
         self._max_headers = max_headers
         self._buffer = bytearray()
+        self._searched = 0
+        """So many bytes of the buffer hold no end of a head: keeps tiny segments cheap."""
         self._head: _M | None = None
         self._ended = False
 
@@ -268,14 +269,16 @@ class RtspParser(Generic[_M]):
         return replace(message, body=body)
 
     def _take_head(self) -> _M | None:
-        end = self._buffer.find(b"\r\n\r\n")
+        end = self._buffer.find(b"\r\n\r\n", self._searched)
         if end < 0:
+            self._searched = max(0, len(self._buffer) - 3)
             if self._ended and self._buffer:
                 raise Malformed("rtsp_truncated", "RTSP message ended inside its head")
             return None
         head = self._buffer[:end].decode("latin-1")
         parsed = _parse_head(head, self._role, self._max_headers)
         del self._buffer[: end + 4]
+        self._searched = 0
         return cast("_M", parsed)
 
     def _body_length(self, head: _M) -> int | None:
