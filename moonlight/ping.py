@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-payload_length: Final = 16
-_legacy_ping: Final = b"PING"
-_ping_bytes: Final = payload_length + 4
-_entropy_bytes: Final = 12  # base64 makes 16 characters of these
+PING_PAYLOAD_LENGTH: Final = 16
+_LEGACY_PING: Final = b"PING"
+_PING_BYTES: Final = PING_PAYLOAD_LENGTH + 4
+_ENTROPY_BYTES: Final = 12  # base64 makes 16 characters of these
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Ping:
 
 def is_ping_payload(text: str) -> bool:
     """Tell whether `text` is what ``X-SS-Ping-Payload`` may hold: 16 printable ASCII characters."""
-    return len(text) == payload_length and text.isascii() and text.isprintable()
+    return len(text) == PING_PAYLOAD_LENGTH and text.isascii() and text.isprintable()
 
 
 def parse_ping(datagram: bytes) -> Ping | None:
@@ -37,18 +37,18 @@ def parse_ping(datagram: bytes) -> Ping | None:
 
     The caller compares the payload with what it expects, in constant time.
     """
-    if len(datagram) == _ping_bytes:
-        payload = datagram[:payload_length].decode("latin-1")
+    if len(datagram) == _PING_BYTES:
+        payload = datagram[:PING_PAYLOAD_LENGTH].decode("latin-1")
         if is_ping_payload(payload):
-            return Ping(payload, int.from_bytes(datagram[payload_length:], "big"))
+            return Ping(payload, int.from_bytes(datagram[PING_PAYLOAD_LENGTH:], "big"))
         return None
-    return Ping(None, 0) if datagram == _legacy_ping else None
+    return Ping(None, 0) if datagram == _LEGACY_PING else None
 
 
 def build_ping(payload: str | None, counter: int) -> bytes:
     """Write a ping; the counter starts at 1 and wraps at 32 bits. The old form has no counter."""
     if payload is None:
-        return _legacy_ping
+        return _LEGACY_PING
     if not is_ping_payload(payload):
         raise ValueError("a ping payload is 16 printable ASCII characters")
     return payload.encode() + struct.pack(">I", counter & 0xFFFFFFFF)
@@ -56,4 +56,4 @@ def build_ping(payload: str | None, counter: int) -> bytes:
 
 def new_ping_payload(random_bytes: Callable[[int], bytes] = secrets.token_bytes) -> str:
     """Make an unguessable payload: 96 random bits as 16 URL-safe characters."""
-    return base64.urlsafe_b64encode(random_bytes(_entropy_bytes)).decode()
+    return base64.urlsafe_b64encode(random_bytes(_ENTROPY_BYTES)).decode()

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
     from moonlight.launch import RtspUrl
 
-_version: Final = "RTSP/1.0"
-_default_separator: Final = ": "
-_request_line: Final = re.compile(r"([A-Z_]{1,32}) ([!-~\x80-\xff]+) RTSP/1\.0")
-_status_line: Final = re.compile(r"RTSP/1\.0 ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?")
-_header_line: Final = re.compile(r"([!-9;-~]+)(:[ \t]*)([\t -~\x80-\xff]*)")
-_url_target: Final = re.compile(r"[a-z]+://([^/]*)", re.IGNORECASE)
-_server_port: Final = re.compile(r"(server_port=)([0-9]{1,5})(?![0-9])")
-_max_u32: Final = 0xFFFFFFFF
+_VERSION: Final = "RTSP/1.0"
+_SEPARATOR: Final = ": "
+_REQUEST_LINE: Final = re.compile(r"([A-Z_]{1,32}) ([!-~\x80-\xff]+) RTSP/1\.0")
+_STATUS_LINE: Final = re.compile(r"RTSP/1\.0 ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?")
+_HEADER_LINE: Final = re.compile(r"([!-9;-~]+)(:[ \t]*)([\t -~\x80-\xff]*)")
+_URL_TARGET: Final = re.compile(r"[a-z]+://([^/]*)", re.IGNORECASE)
+_SERVER_PORT: Final = re.compile(r"(server_port=)([0-9]{1,5})(?![0-9])")
+_MAX_U32: Final = 0xFFFFFFFF
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -74,7 +74,7 @@ class _Message:
         lines = [first_line]
         for position, (name, value) in enumerate(self.headers):
             known = position < len(self.separators)
-            separator = self.separators[position] if known else _default_separator
+            separator = self.separators[position] if known else _SEPARATOR
             lines.append(f"{name}{separator}{value}")
         if any("\r" in line or "\n" in line for line in lines):
             raise ValueError("a line of an RTSP head cannot hold a line break")
@@ -90,7 +90,7 @@ class RtspRequest(_Message):
 
     def encode(self) -> bytes:
         """Write the request; ValueError where a part holds a line break."""
-        return self._encode(f"{self.method} {self.target} {_version}")
+        return self._encode(f"{self.method} {self.target} {_VERSION}")
 
     def with_target(self, target: str) -> RtspRequest:
         """Ask for something else."""
@@ -99,7 +99,7 @@ class RtspRequest(_Message):
     @property
     def session_host(self) -> str:
         """The host text of a URL target, else of ``Host``, without port; empty where neither is."""
-        url = _url_target.match(self.target)
+        url = _URL_TARGET.match(self.target)
         return _without_port(url[1] if url else self.header("Host") or "")
 
     @property
@@ -130,12 +130,12 @@ class RtspResponse(_Message):
     def encode(self) -> bytes:
         """Write the answer; ValueError where a part holds a line break."""
         tail = f" {self.reason}" if self.reason else ""
-        return self._encode(f"{_version} {self.status}{tail}")
+        return self._encode(f"{_VERSION} {self.status}{tail}")
 
     @property
     def server_port(self) -> int | None:
         """The UDP port of ``Transport: server_port=``. Raises Malformed for an impossible one."""
-        match = _server_port.search(self.header("Transport") or "")
+        match = _SERVER_PORT.search(self.header("Transport") or "")
         if match is None:
             return None
         port = int(match[2])
@@ -157,14 +157,14 @@ class RtspResponse(_Message):
         text = self.header("X-SS-Connect-Data")
         if text is None:
             return None
-        if not re.fullmatch("[0-9]{1,10}", text) or int(text) > _max_u32:
+        if not re.fullmatch("[0-9]{1,10}", text) or int(text) > _MAX_U32:
             raise Malformed("rtsp_connect_data", "X-SS-Connect-Data is not a 32-bit number")
         return int(text)
 
     def with_transport_port(self, port: int) -> RtspResponse:
         """Name another UDP port; whatever else ``Transport`` says stays."""
         present = self.header("Transport") or ""
-        changed, found = _server_port.subn(rf"\g<1>{port}", present, count=1)
+        changed, found = _SERVER_PORT.subn(rf"\g<1>{port}", present, count=1)
         return self.with_header("Transport", changed if found else f"server_port={port}")
 
     def with_ping_payload(self, payload: str) -> RtspResponse:
@@ -184,7 +184,7 @@ def rewrite_request(request: RtspRequest, *, session_url: RtspUrl) -> RtspReques
     Only URL targets change (OPTIONS and DESCRIBE). ``Host`` gets no port, as real clients send it.
     """
     host = f"[{session_url.host}]" if _is_bare_ipv6(session_url.host) else session_url.host
-    if _url_target.match(request.target):
+    if _URL_TARGET.match(request.target):
         request = request.with_target(str(session_url))
     return request.with_header("Host", host)
 
@@ -305,19 +305,19 @@ def _parse_head(
     parsed = list(_header_parts(lines))
     headers = tuple((name, value) for name, _, value in parsed)
     separators = tuple(separator for _, separator, _ in parsed)
-    if all(separator == _default_separator for separator in separators):
+    if all(separator == _SEPARATOR for separator in separators):
         separators = ()
     if role == "request":
-        if match := _request_line.fullmatch(first_line):
+        if match := _REQUEST_LINE.fullmatch(first_line):
             return RtspRequest(match[1], match[2], headers=headers, separators=separators)
-    elif match := _status_line.fullmatch(first_line):
+    elif match := _STATUS_LINE.fullmatch(first_line):
         return RtspResponse(int(match[1]), match[2] or "", headers=headers, separators=separators)
     raise Malformed("rtsp_first_line", f"not an RTSP {role}: {printable(first_line)}")
 
 
 def _header_parts(lines: list[str]) -> Iterator[tuple[str, str, str]]:
     for line in lines:
-        match = _header_line.fullmatch(line)
+        match = _HEADER_LINE.fullmatch(line)
         if match is None:
             raise Malformed("rtsp_header", "RTSP message with a line that is no header")
         yield match[1], match[2], match[3]
