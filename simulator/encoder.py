@@ -1,0 +1,68 @@
+"""The test card as H.264: one access unit a frame, at exactly the bitrate that was asked for.
+
+A still picture compresses to almost nothing, and would then prove nothing about a path that must
+carry 20 Mbit/s. So x264 runs in its broadcast mode: constant bitrate with filler data, a buffer
+of little more than a frame, no B-frames, no lookahead, no key frame but those asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final
+
+import av
+from av.video.frame import PictureType
+
+from simulator.testcard import TestCard
+
+# How much larger than its share of the bitrate a frame may be, in tenths of a frame.
+_BUFFER_TENTHS_OF_FRAME: Final = 15
+_X264_PARAMETERS: Final = (
+    "nal-hrd=cbr:filler=1:keyint=infinite:scenecut=0:sliced-threads=0"
+    ":vbv-maxrate={kbps}:vbv-bufsize={buffer}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedFrame:
+    """One access unit in Annex B form."""
+
+    data: bytes
+    idr: bool
+
+
+class CardEncoder:
+    """Draws and encodes one session's frames. Not thread-safe: one call at a time."""
+
+    def __init__(self, card: TestCard, *, fps: int, bitrate_kbps: int) -> None:
+        self._card = card
+        self._counter = 0
+        codec = av.CodecContext.create("libx264", "w")
+        codec.width, codec.height, codec.pix_fmt = card.width, card.height, "yuv420p"
+        codec.time_base = Fraction(1, fps)
+        codec.framerate = Fraction(fps, 1)
+        codec.bit_rate = bitrate_kbps * 1000
+        codec.thread_count = 1
+        buffer_kbit = max(1, bitrate_kbps * _BUFFER_TENTHS_OF_FRAME // (fps * 10))
+        codec.options = {
+            "preset": "ultrafast",
+            "tune": "zerolatency",
+            "forced-idr": "1",
+            "x264-params": _X264_PARAMETERS.format(kbps=bitrate_kbps, buffer=buffer_kbit),
+        }
+        codec.open()
+        self._codec = codec
+
+    def encode(self, clock: str, *, idr: bool) -> EncodedFrame:
+        """The next frame, which takes about a millisecond at 720p: call it in a thread.
+
+        The first one is an IDR frame whether asked for or not.
+        """
+        idr = idr or self._counter == 0
+        frame = self._card.draw(self._counter + 1, clock)
+        frame.pts = self._counter
+        frame.pict_type = PictureType.I if idr else PictureType.NONE
+        data = b"".join(bytes(packet) for packet in self._codec.encode(frame))
+        self._counter += 1
+        return EncodedFrame(data, idr)
