@@ -1,0 +1,187 @@
+"""Reads a configuration into a pydantic model: a TOML file, overlaid by environment variables.
+
+``PREFIX__SECTION__KEY=value`` sets ``section.key``; a number names an item of a list
+(``PREFIX__HOSTS__0__NAME``). Values are taken as text, which pydantic turns into what the setting
+wants; one that begins with ``[`` or ``{`` is read as TOML. The environment wins.
+
+No value ever appears in an error: it could be a secret.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+_Model = TypeVar("_Model", bound=BaseModel)
+_Path = tuple[str | int, ...]
+
+_SEPARATOR = "__"
+max_config_bytes = 1 << 20
+max_secret_bytes = 4_096
+max_list_items = 1_024
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong: the setting's dotted path (or empty) and a sentence."""
+
+    path: str
+    message: str
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; ``str()`` names the file and lists every problem."""
+
+    def __init__(self, source: Path | None, problems: tuple[Problem, ...]) -> None:
+        self.source = source
+        self.problems = problems
+        name = "the environment (no file given)" if source is None else str(source)
+        lines = [
+            f"  {problem.path}: {problem.message}" if problem.path else f"  {problem.message}"
+            for problem in problems
+        ]
+        super().__init__("\n".join([f"The configuration in {name} cannot be used:", *lines]))
+
+
+def load_toml(
+    path: Path | None,
+    model: type[_Model],
+    env_prefix: str,
+    *,
+    environ: Mapping[str, str] | None = None,
+) -> _Model:
+    """Load `model` from the file at `path` (None: no file) and from `environ` (the process's).
+
+    `env_prefix` is written without the separator, as in ``MOONHOST_AGENT``. Raises `ConfigError`.
+    """
+    tree = {} if path is None else _read(path)
+    variables = os.environ if environ is None else environ
+    problems: list[Problem] = []
+    origins: dict[_Path, str] = {}
+    for name in sorted(variables):
+        if name.startswith(env_prefix + _SEPARATOR):
+            keys = _keys(name[len(env_prefix + _SEPARATOR) :])
+            message = _overlay(tree, keys, variables[name])
+            if message:
+                problems.append(Problem(name, message))
+            origins[keys] = name
+    try:
+        configuration = model.model_validate(tree)
+    except ValidationError as error:
+        problems.extend(_problems(error, origins))
+    if problems:
+        raise ConfigError(path, tuple(problems))
+    return configuration
+
+
+def read_secret(path: Path) -> str:
+    """Read a one-line secret (a token) from a file that others cannot read; `ConfigError` if not.
+
+    Files that only root or the group can read pass, as container platforms mount them that way.
+    """
+    try:
+        mode = path.stat().st_mode
+        with path.open("rb") as file:
+            content = file.read(max_secret_bytes + 1)
+    except OSError as error:
+        raise _failure(path, f"it cannot be read: {error.strerror}") from error
+    if stat.S_IMODE(mode) & 0o007:
+        raise _failure(path, f"everybody can read this secret; run: chmod 600 {path}")
+    if len(content) > max_secret_bytes:
+        raise _failure(path, f"a secret has {max_secret_bytes} bytes at most")
+    try:
+        secret = content.decode("ascii").strip()
+    except UnicodeDecodeError:
+        secret = ""
+    if not secret.isprintable() or not secret:
+        raise _failure(path, "a secret is one line of plain ASCII text")
+    return secret
+
+
+def _failure(path: Path, message: str) -> ConfigError:
+    return ConfigError(path, (Problem("", message),))
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        with path.open("rb") as file:
+            content = file.read(max_config_bytes + 1)
+    except OSError as error:
+        raise _failure(path, f"the file cannot be read: {error.strerror}") from error
+    if len(content) > max_config_bytes:
+        raise _failure(path, f"the file is larger than {max_config_bytes} bytes")
+    try:
+        return tomllib.loads(content.decode())
+    except UnicodeDecodeError:
+        raise _failure(path, "the file is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        # Says what kind of thing is wrong and on which line, not what stands there.
+        raise _failure(path, f"not valid TOML: {error}") from None
+
+
+def _keys(name: str) -> _Path:
+    return tuple(int(part) if part.isdecimal() else part.lower() for part in name.split(_SEPARATOR))
+
+
+def _overlay(tree: dict[str, object], keys: _Path, text: str) -> str | None:
+    """Put a variable's value into `tree`; give what is wrong with the variable, if anything."""
+    node: object = tree
+    try:
+        value = _value(text)
+    except tomllib.TOMLDecodeError:
+        return "the value begins like a TOML list or table but is not one"
+    for position, key in enumerate(keys):
+        last = position == len(keys) - 1
+        if isinstance(node, dict):
+            if last:
+                node[key if isinstance(key, str) else str(key)] = value
+                return None
+            fresh: object = [] if isinstance(keys[position + 1], int) else {}
+            node = node.setdefault(str(key), fresh)
+        elif isinstance(node, list) and isinstance(key, int):
+            if key > min(len(node), max_list_items):
+                return f"the list has {len(node)} items so far: the next number is {len(node)}"
+            if key == len(node):
+                node.append({})
+            if last:
+                node[key] = value
+                return None
+            node = node[key]
+        else:
+            break
+    return "there is no such place among the settings of the file"
+
+
+def _value(text: str) -> object:
+    if text.lstrip()[:1] in ("[", "{"):
+        return tomllib.loads(f"value = {text}")["value"]
+    return text
+
+
+def _problems(error: ValidationError, origins: Mapping[_Path, str]) -> list[Problem]:
+    problems = []
+    for entry in error.errors(include_input=False, include_context=False, include_url=False):
+        path = entry["loc"]
+        dotted = ".".join(_printable(str(part)) for part in path)
+        origin = next(
+            (origins[path[:end]] for end in range(len(path), 0, -1) if path[:end] in origins), None
+        )
+        where = f"{dotted} (from {origin})" if origin else dotted
+        message = entry["msg"]
+        if entry["type"] == "extra_forbidden":
+            message = "there is no such setting"
+        elif entry["type"] == "missing":
+            message = "this setting is required"
+        problems.append(Problem(where, message.removeprefix("Value error, ")))
+    return problems
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text[:80])
