@@ -14,6 +14,7 @@ import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -130,33 +131,41 @@ def _keys(name: str) -> _Path:
     return tuple(int(part) if part.isdecimal() else part.lower() for part in name.split(_SEPARATOR))
 
 
+class _NoSuchPlace(Exception):
+    """A variable names a setting inside something that has none."""
+
+
 def _overlay(tree: dict[str, object], keys: _Path, text: str) -> str | None:
     """Put a variable's value into `tree`; give what is wrong with the variable, if anything."""
     node: object = tree
     try:
         value = _value(text)
+        for key, following in pairwise(keys):
+            fresh: object = [] if isinstance(following, int) else {}
+            node = _place(node, key, fresh, replace=False)
+        _place(node, keys[-1], value, replace=True)
     except tomllib.TOMLDecodeError:
         return "the value begins like a TOML list or table but is not one"
-    for position, key in enumerate(keys):
-        last = position == len(keys) - 1
-        if isinstance(node, dict):
-            if last:
-                node[key if isinstance(key, str) else str(key)] = value
-                return None
-            fresh: object = [] if isinstance(keys[position + 1], int) else {}
-            node = node.setdefault(str(key), fresh)
-        elif isinstance(node, list) and isinstance(key, int):
-            if key > min(len(node), max_list_items):
-                return f"the list has {len(node)} items so far: the next number is {len(node)}"
-            if key == len(node):
-                node.append({})
-            if last:
-                node[key] = value
-                return None
-            node = node[key]
-        else:
-            break
-    return "there is no such place among the settings of the file"
+    except _NoSuchPlace as error:
+        return str(error)
+    return None
+
+
+def _place(node: object, key: str | int, value: object, *, replace: bool) -> object:
+    """Give what `node` has at `key`, after putting `value` there if that is missing."""
+    if isinstance(node, dict):
+        if replace or str(key) not in node:
+            node[str(key)] = value
+        return node[str(key)]
+    if not isinstance(node, list) or not isinstance(key, int):
+        raise _NoSuchPlace("there is no such place among the settings of the file")
+    if key > len(node) or key >= max_list_items:
+        raise _NoSuchPlace(f"the list has {len(node)} items: the next number is {len(node)}")
+    if key == len(node):
+        node.append(value)
+    elif replace:
+        node[key] = value
+    return node[key]
 
 
 def _value(text: str) -> object:
@@ -170,9 +179,7 @@ def _problems(error: ValidationError, origins: Mapping[_Path, str]) -> list[Prob
     for entry in error.errors(include_input=False, include_context=False, include_url=False):
         path = entry["loc"]
         dotted = ".".join(_printable(str(part)) for part in path)
-        origin = next(
-            (origins[path[:end]] for end in range(len(path), 0, -1) if path[:end] in origins), None
-        )
+        origin = _origin(path, origins)
         where = f"{dotted} (from {origin})" if origin else dotted
         message = entry["msg"]
         if entry["type"] == "extra_forbidden":
@@ -181,6 +188,15 @@ def _problems(error: ValidationError, origins: Mapping[_Path, str]) -> list[Prob
             message = "this setting is required"
         problems.append(Problem(where, message.removeprefix("Value error, ")))
     return problems
+
+
+def _origin(path: _Path, origins: Mapping[_Path, str]) -> str | None:
+    """Give the variable that set what is at `path`, a part of it, or what it is a part of."""
+    for keys, name in origins.items():
+        shorter = min(len(keys), len(path))
+        if shorter and keys[:shorter] == path[:shorter]:
+            return name
+    return None
 
 
 def _printable(text: str) -> str:
