@@ -1,0 +1,243 @@
+"""One UDP flow of a session at the edge: a socket to the client, a data WebSocket to the agent."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
+
+import structlog
+import trio
+
+from moonlight.flows import Flow
+from proxy.rtp_loss import SequenceGaps
+from proxy.sessions import SessionId
+from proxy.translation import Translation, UplinkDrop
+from proxy.udp_port import Arrival, Endpoint, connect_socket
+from revdial.errors import DialRefused, TunnelError
+from revdial.flow import DatagramChannel
+from revdial.framing import Run, gather
+from revdial.udp import DatagramSocket
+
+_log = structlog.get_logger()
+
+max_waiting_datagrams: Final = 16
+min_rebind_interval_s: Final = 0.5
+redial_pause_s: Final = 0.5
+
+# Audio's parity packets (type 127) are numbered apart from its data packets (protocol.md §6).
+_counted_payload_type: Final = {Flow.VIDEO: None, Flow.AUDIO: 97, Flow.CONTROL: None}
+
+OpenChannel = Callable[[], Awaitable[DatagramChannel]]
+
+
+class FlowEnd(enum.StrEnum):
+    """Why a flow ended by itself."""
+
+    CLIENT_SILENT = "client_silent"
+    TUNNEL_GONE = "tunnel_gone"
+    REFUSED = "refused_by_agent"
+
+
+class ClientFlow:
+    """Carries one flow between its client and its host until one of them is gone.
+
+    Args:
+        session: whose flow it is.
+        kind: video, audio or control.
+        secret: what the client's first datagram has to carry: payload or connect data.
+        client_address: the IP address that launched the session.
+        translation: what to do to each datagram from the client.
+        open_channel: opens the data WebSocket; may wait for the agent to come back.
+        silence_timeout_s: how long a bound client may send nothing, and an unbound one may take.
+        tunnel_grace_s: how long to try to get a broken tunnel back.
+    """
+
+    def __init__(
+        self,
+        *,
+        session: SessionId,
+        kind: Flow,
+        secret: str | int,
+        client_address: str,
+        translation: Translation,
+        open_channel: OpenChannel,
+        silence_timeout_s: float,
+        tunnel_grace_s: float,
+    ) -> None:
+        self.session = session
+        self.kind = kind
+        self.secret = secret
+        self.client_address = client_address
+        self.bound_to: Endpoint | None = None
+        self.dropped: Counter[str] = Counter()
+        self.gaps = SequenceGaps(_counted_payload_type[kind])
+        self.datagrams_to_client = 0
+        self.bytes_to_client = 0
+        self.datagrams_to_host = 0
+        self._translation = translation
+        self._open_channel = open_channel
+        self._silence_timeout_s = silence_timeout_s
+        self._tunnel_grace_s = tunnel_grace_s
+        self._socket: DatagramSocket | None = None
+        self._local: Endpoint | None = None
+        self._bound = trio.Event()
+        self._bound_at = -math.inf
+        self._waiting: deque[bytes] = deque(maxlen=max_waiting_datagrams)
+        self._on_stray: Callable[[Arrival], None] = lambda _: None
+
+    def offer(self, arrival: Arrival) -> bool:
+        """Take a datagram that carries this flow's secret and came to the shared port.
+
+        It binds the flow to where it came from. Returns False if that changes too often.
+        """
+        if (arrival.client, arrival.local) != (self.bound_to, self._local):
+            now = trio.current_time()
+            if now - self._bound_at < min_rebind_interval_s:
+                return False
+            self._bound_at = now
+            self._bind(arrival)
+        self._waiting.append(arrival.datagram)
+        return True
+
+    def _bind(self, arrival: Arrival) -> None:
+        moved = self.bound_to is not None
+        old = self._socket
+        try:
+            # A fresh socket even when moving: what is queued in the old one is the old peer's.
+            self._socket = DatagramSocket(
+                connect_socket(arrival.local, arrival.client, self._stray_or_own)
+            )
+        except OSError as error:
+            self.dropped["cannot_bind"] += 1
+            _log.warning(
+                "flow cannot be bound", session=self.session, flow=self.kind, why=error.strerror
+            )
+            return
+        self.bound_to, self._local = arrival.client, arrival.local
+        if old is not None:
+            old.close()
+        _log.info(
+            "flow moved" if moved else "flow bound",
+            session=self.session,
+            flow=str(self.kind),
+            client=str(arrival.client),
+        )
+        self._bound.set()
+
+    def _stray_or_own(self, arrival: Arrival) -> None:
+        if arrival.client == self.bound_to:
+            self._waiting.append(arrival.datagram)
+        else:
+            self._on_stray(arrival)
+
+    async def run(self, on_stray: Callable[[Arrival], None]) -> FlowEnd:
+        """Carry datagrams both ways; return why it ended. Cancelling closes everything.
+
+        Args:
+            on_stray: takes what the kernel handed to this flow's socket while it was being bound.
+        """
+        self._on_stray = on_stray
+        try:
+            while True:
+                try:
+                    with trio.fail_after(self._tunnel_grace_s):
+                        channel = await self._dial()
+                except trio.TooSlowError:
+                    return FlowEnd.TUNNEL_GONE
+                except DialRefused as error:
+                    _log.warning(
+                        "flow refused",
+                        session=self.session,
+                        flow=str(self.kind),
+                        reason=error.reason,
+                        why=str(error),
+                    )
+                    return FlowEnd.REFUSED
+                async with channel:
+                    end = await self._carry(channel)
+                if end is not None:
+                    return end
+                self.dropped["tunnel_broke"] += 1
+        finally:
+            if self._socket is not None:
+                self._socket.close()
+
+    async def _dial(self) -> DatagramChannel:
+        while True:
+            try:
+                return await self._open_channel()
+            except DialRefused:
+                raise
+            except TunnelError:
+                await trio.sleep(redial_pause_s)
+
+    async def _carry(self, channel: DatagramChannel) -> FlowEnd | None:
+        """Run both directions until one ends; None if that was the tunnel's doing."""
+        end: FlowEnd | None = None
+
+        async def until_done(direction: Callable[[DatagramChannel], Awaitable[FlowEnd]]) -> None:
+            nonlocal end
+            try:
+                end = await direction(channel)
+            except TunnelError:
+                end = None
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(until_done, self._to_host)
+            nursery.start_soon(until_done, self._to_client)
+        return end
+
+    async def _to_client(self, channel: DatagramChannel) -> FlowEnd:
+        while True:
+            batch = await channel.receive_batch()
+            socket = self._socket
+            if socket is None:
+                self.dropped["client_not_bound"] += sum(map(len, batch.runs))
+                continue
+            if self.kind is not Flow.CONTROL:
+                self.gaps.note(batch.datagrams())
+            socket.send_runs(batch.runs)
+            self.datagrams_to_client += sum(map(len, batch.runs))
+            self.bytes_to_client += sum(len(run.data) for run in batch.runs)
+
+    async def _to_host(self, channel: DatagramChannel) -> FlowEnd:
+        with trio.move_on_after(self._silence_timeout_s):
+            await self._bound.wait()
+        if not self._bound.is_set():
+            return FlowEnd.CLIENT_SILENT
+        while True:
+            self._forward(channel, self._take_waiting())
+            runs: list[Run] = []
+            with trio.move_on_after(self._silence_timeout_s) as silence:
+                runs = await self._receive()
+            if silence.cancelled_caught and not self._waiting:
+                return FlowEnd.CLIENT_SILENT
+            self._forward(channel, (bytes(view) for run in runs for view in run.datagrams()))
+
+    def _take_waiting(self) -> list[bytes]:
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        return waiting
+
+    async def _receive(self) -> list[Run]:
+        assert self._socket is not None  # noqa: S101 - bound once, it always has one
+        try:
+            return await self._socket.receive_batch()
+        except trio.ClosedResourceError:  # the flow moved to a new socket meanwhile
+            return []
+
+    def _forward(self, channel: DatagramChannel, datagrams: Iterable[bytes]) -> None:
+        translated: list[bytes] = []
+        for datagram in datagrams:
+            result = self._translation.to_host(datagram)
+            if isinstance(result, UplinkDrop):
+                self.dropped[result] += 1
+            else:
+                translated.append(result)
+        if translated:
+            channel.send_batch(gather(translated))
+            self.datagrams_to_host += len(translated)

@@ -1,0 +1,96 @@
+"""Asking hosts through their tunnels: one HTTP or HTTPS request at a time."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from backends.model import BackendId
+from moonlight.errors import ProtocolError
+from moonlight.http import HttpClient, HttpResponse, Query
+from moonlight.xml import Answer
+from proxy.errors import HostUnavailable
+from proxy.fleet import Fleet, host_name
+from revdial.errors import TunnelError
+
+host_timeout_s: Final = 10.0
+receive_bytes: Final = 65_536
+max_answer_bytes: Final = 1 << 20
+max_asset_bytes: Final = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class HostRequest:
+    """What to ask a host, and as whom."""
+
+    path: str
+    query: Query
+    origin: str
+    """Whom the host sees as one source address: a session's id, or the purpose of the request."""
+    timeout_s: float = host_timeout_s
+    max_bytes: int = max_answer_bytes
+
+
+async def ask(
+    fleet: Fleet, backend: BackendId, request: HostRequest, tls: ssl.SSLContext | None
+) -> HttpResponse:
+    """Ask a host, over HTTPS where `tls` is given, and return its answer, whatever its status.
+
+    A connection carries one request: hosts close without saying so, and some send a stray second
+    answer (``protocol.md`` §8).
+
+    Raises:
+        HostUnavailable: no tunnel, no connection, no answer in time, or no valid answer.
+    """
+    try:
+        with trio.fail_after(request.timeout_s):
+            stream: trio.abc.Stream = await fleet.tunnel(backend).open_stream(
+                host_name(backend), "https" if tls else "http", origin=request.origin
+            )
+            if tls is not None:
+                stream = trio.SSLStream(stream, tls, https_compatible=True)
+            try:
+                return await _exchange(stream, request)
+            finally:
+                await trio.aclose_forcefully(stream)
+    except trio.TooSlowError:
+        raise HostUnavailable(
+            "host_timeout", f"{backend} did not answer {request.path} in {request.timeout_s:g} s"
+        ) from None
+    except TunnelError as error:
+        raise HostUnavailable(
+            error.reason, f"{backend} cannot be reached for {request.path}: {error}"
+        ) from error
+    except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError) as error:
+        raise HostUnavailable(
+            "host_connection_lost", f"the connection to {backend} broke during {request.path}"
+        ) from error
+    except ProtocolError as error:
+        raise HostUnavailable(
+            error.reason, f"{backend} gave no valid answer to {request.path}: {error}"
+        ) from error
+
+
+async def ask_xml(
+    fleet: Fleet, backend: BackendId, request: HostRequest, tls: ssl.SSLContext | None
+) -> Answer:
+    """Ask a host for XML, whatever its status: as `ask`."""
+    response = await ask(fleet, backend, request, tls)
+    try:
+        return Answer.parse(response.body)
+    except ProtocolError as error:
+        raise HostUnavailable(
+            error.reason, f"{backend} answered {request.path} with other than XML: {error}"
+        ) from error
+
+
+async def _exchange(stream: trio.abc.Stream, request: HostRequest) -> HttpResponse:
+    connection = HttpClient(max_response_bytes=request.max_bytes)
+    target = f"{request.path}?{request.query.encode()}"
+    await stream.send_all(connection.request("GET", target, [("Host", "host"), ("Accept", "*/*")]))
+    while (response := connection.response()) is None:
+        connection.receive(await stream.receive_some(receive_bytes))
+    return response

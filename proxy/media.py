@@ -1,0 +1,148 @@
+"""The UDP side of the edge: clients prove their flows, each flow runs between client and tunnel.
+
+A flow begins unbound: it is registered under the secret that the client was given in the RTSP
+handshake, and its data WebSocket is opened at once. The first datagram that carries the secret
+binds it to the client's address; a later one from elsewhere moves it there (roaming, NAT
+rebinding). Nothing is ever sent to an address that has not proven a secret.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+import trio
+
+from moonlight.enet import connect_data
+from moonlight.flows import Flow
+from moonlight.ping import parse_ping
+from proxy.client_flow import ClientFlow, FlowEnd
+from proxy.sessions import SessionId
+from proxy.udp_port import Arrival, UdpPort
+
+_log = structlog.get_logger()
+
+max_flows: Final = 3 * 1_000
+
+
+@dataclass(slots=True)
+class _Running:
+    flow: ClientFlow
+    cancel: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+
+class Media:
+    """All flows of the edge and the shared ports that unproven datagrams arrive at."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        *,
+        on_end: Callable[[SessionId, Flow, FlowEnd], None],
+    ) -> None:
+        self._nursery = nursery
+        self._on_end = on_end
+        self._by_secret: dict[tuple[Flow, str | int], ClientFlow] = {}
+        self._running: dict[tuple[SessionId, Flow], _Running] = {}
+        self.dropped: Counter[str] = Counter()
+        """Datagrams of strangers and unproven clients, by reason."""
+
+    async def serve(
+        self,
+        addresses: Iterable[str],
+        ports: dict[Flow, int],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Listen for every flow at its port on all addresses, until cancelled.
+
+        Raises:
+            OSError: an address or port cannot be had.
+        """
+        handlers = {
+            Flow.VIDEO: lambda arrival: self._on_ping(Flow.VIDEO, arrival),
+            Flow.AUDIO: lambda arrival: self._on_ping(Flow.AUDIO, arrival),
+            Flow.CONTROL: self._on_control,
+        }
+        opened = [
+            (UdpPort(address, port), handlers[flow])
+            for address in addresses
+            for flow, port in ports.items()
+        ]
+        async with trio.open_nursery() as nursery:
+            for port_, handler in opened:
+                nursery.start_soon(port_.run, handler)
+            task_status.started()
+
+    def add(self, flow: ClientFlow) -> None:
+        """Start a flow, in place of the session's former one of the same kind."""
+        self._stop(flow.session, flow.kind)
+        running = _Running(flow)
+        self._running[flow.session, flow.kind] = running
+        self._by_secret[flow.kind, flow.secret] = flow
+        self._nursery.start_soon(self._run, running)
+
+    def end_session(self, session: SessionId) -> None:
+        """Stop all flows of a session."""
+        for kind in Flow:
+            self._stop(session, kind)
+
+    def flows_of(self, session: SessionId) -> list[ClientFlow]:
+        """Return the flows of a session that run now."""
+        found = (self._running.get((session, kind)) for kind in Flow)
+        return [running.flow for running in found if running is not None]
+
+    def _stop(self, session: SessionId, kind: Flow) -> None:
+        running = self._running.pop((session, kind), None)
+        if running is not None:
+            self._by_secret.pop((kind, running.flow.secret), None)
+            running.cancel.cancel()
+
+    async def _run(self, running: _Running) -> None:
+        flow = running.flow
+        with running.cancel:
+            end = await flow.run(on_stray=self._on_stray(flow.kind))
+            if self._running.get((flow.session, flow.kind)) is running:
+                self._stop(flow.session, flow.kind)
+                self._on_end(flow.session, flow.kind, end)
+
+    def _on_stray(self, kind: Flow) -> Callable[[Arrival], None]:
+        if kind is Flow.CONTROL:
+            return self._on_control
+        return lambda arrival: self._on_ping(kind, arrival)
+
+    def _on_ping(self, kind: Flow, arrival: Arrival) -> None:
+        ping = parse_ping(arrival.datagram)
+        if ping is None:
+            self.dropped["not_a_ping"] += 1
+        elif ping.payload is None:
+            self.dropped["ping_without_payload"] += 1
+        else:
+            self._offer(self._by_secret.get((kind, ping.payload)), arrival)
+
+    def _on_control(self, arrival: Arrival) -> None:
+        data = connect_data(arrival.datagram)
+        if data is None:
+            self.dropped["control_of_unknown"] += 1
+            return
+        flow = self._by_secret.get((Flow.CONTROL, data))
+        if flow is not None and not self._has_proven(flow, arrival.client.ip):
+            # 32 bits can be guessed by flooding; an address known by other means cannot.
+            self.dropped["control_from_unproven_address"] += 1
+            return
+        self._offer(flow, arrival)
+
+    def _has_proven(self, control: ClientFlow, ip: str) -> bool:
+        return ip == control.client_address or any(
+            flow.bound_to is not None and flow.bound_to.ip == ip
+            for flow in self.flows_of(control.session)
+        )
+
+    def _offer(self, flow: ClientFlow | None, arrival: Arrival) -> None:
+        if flow is None:
+            self.dropped["unknown_secret"] += 1
+        elif not flow.offer(arrival):
+            self.dropped["rebinding_too_often"] += 1

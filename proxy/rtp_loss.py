@@ -1,0 +1,43 @@
+"""Counts what is missing from an RTP stream, by its sequence numbers and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+_sequence_modulus: Final = 1 << 16
+_rtp_header_bytes: Final = 12
+_rtp_version: Final = 2
+# A jump by more than this is a stream that began anew, not a loss.
+max_gap_packets: Final = 4_096
+
+
+class SequenceGaps:
+    """How many packets of one stream never came, as far as their numbers tell.
+
+    With `payload_type` only packets of that type are counted (audio's parity has numbers of its
+    own). A packet that comes late fills the gap it left, so `missing` can fall again.
+    """
+
+    def __init__(self, payload_type: int | None = None) -> None:
+        self.received = 0
+        self.missing = 0
+        self._payload_type = payload_type
+        self._next: int | None = None
+
+    def note(self, datagrams: Iterable[bytes | memoryview]) -> None:
+        """Count packets in the order of their arrival; what is no RTP is passed over."""
+        for datagram in datagrams:
+            if len(datagram) >= _rtp_header_bytes and datagram[0] >> 6 == _rtp_version:
+                if self._payload_type in (None, datagram[1] & 0x7F):
+                    self._note(datagram[2] << 8 | datagram[3])
+
+    def _note(self, sequence: int) -> None:
+        self.received += 1
+        ahead = 0 if self._next is None else (sequence - self._next) % _sequence_modulus
+        if ahead >= _sequence_modulus - max_gap_packets:
+            self.missing = max(0, self.missing - 1)
+            return
+        if ahead < max_gap_packets:
+            self.missing += ahead
+        self._next = (sequence + 1) % _sequence_modulus

@@ -1,0 +1,78 @@
+"""Sessions as the store keeps them, so that a restarted edge finds them and their streams go on."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from backends.records import SessionRecord
+from backends.registry import Reservation
+from moonlight.flows import Flow
+from moonlight.identity import ClientId
+from moonlight.launch import RtspUrl
+from proxy.sessions import FlowTerms, Session, SessionId, SessionState
+
+
+class _Details(msgspec.Struct, frozen=True):
+    """What of a session is the edge's own business; the store encrypts it."""
+
+    client_address: str
+    app_id: int
+    mode: str
+    label: str
+    rtsp_port: int
+    host_rtsp: str
+    flows: dict[str, tuple[int, str | int, str | int | None]]
+
+
+def to_record(session: Session) -> SessionRecord:
+    """Write a session as it is now."""
+    details = _Details(
+        client_address=session.client_address,
+        app_id=session.app_id,
+        mode=session.mode,
+        label=session.label,
+        rtsp_port=session.rtsp_port,
+        host_rtsp=str(session.host_rtsp),
+        flows={
+            flow: (terms.host_port, terms.edge_secret, terms.host_secret)
+            for flow, terms in session.flows.items()
+        },
+    )
+    return SessionRecord(
+        id=session.id,
+        client_id=session.client,
+        backend_id=session.backend,
+        app_title=session.app_title,
+        state=session.state,
+        started_at=session.started_at,
+        updated_at=datetime.now(UTC),
+        details=msgspec.json.encode(details),
+    )
+
+
+def from_record(record: SessionRecord, reservation: Reservation, *, now: float) -> Session:
+    """Read a session that this or an older edge wrote.
+
+    Raises:
+        ValueError: the record was written by an edge that this one does not understand.
+    """
+    details = msgspec.json.decode(record.details, type=_Details)
+    return Session(
+        id=SessionId(record.id),
+        client=ClientId(record.client_id),
+        client_address=details.client_address,
+        backend=record.backend_id,
+        app_id=details.app_id,
+        app_title=record.app_title,
+        mode=details.mode,
+        label=details.label,
+        rtsp_port=details.rtsp_port,
+        host_rtsp=RtspUrl.parse(details.host_rtsp),
+        state=SessionState(record.state),
+        since=now,
+        reservation=reservation,
+        flows={Flow(name): FlowTerms(*terms) for name, terms in details.flows.items()},
+        started_at=record.started_at,
+    )

@@ -1,0 +1,131 @@
+"""The UDP ports that all clients share, and the connected sockets that take single clients over.
+
+Datagrams of strangers arrive at a `UdpPort`. Once one has proven whose it is, a second socket is
+bound to the same address and port and connected to the client: from then on the kernel hands
+that client's datagrams to it and everybody else's to the port, and sending needs no address.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import trio
+
+max_datagram_bytes: Final = 65_535
+max_datagrams_a_turn: Final = 64
+_ancillary_bytes: Final = 128
+_in_pktinfo: Final = struct.Struct("=I4s4s")
+_in6_pktinfo: Final = struct.Struct("=16sI")
+_ip_pktinfo: Final = getattr(socket, "IP_PKTINFO", 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An IP address and a UDP port, as text and number."""
+
+    ip: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.ip}]:{self.port}" if ":" in self.ip else f"{self.ip}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One datagram at a shared port: from where, and to which of our addresses."""
+
+    datagram: bytes
+    client: Endpoint
+    local: Endpoint
+
+
+class UdpPort:
+    """One shared port: reads what comes from clients that have no socket of their own yet."""
+
+    def __init__(self, address: str, port: int) -> None:
+        self._family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._socket = _shared_socket(self._family)
+        try:
+            if self._family == socket.AF_INET6:
+                self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+            else:
+                self._socket.setsockopt(socket.IPPROTO_IP, _ip_pktinfo, 1)
+            self._socket.bind((address, port))
+        except OSError:
+            self._socket.close()
+            raise
+        self.port: int = self._socket.getsockname()[1]
+
+    async def run(self, on_arrival: Callable[[Arrival], None]) -> None:
+        """Hand every datagram to `on_arrival`, until cancelled; then close."""
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(self._socket)
+                for arrival in self._drain():
+                    on_arrival(arrival)
+                await trio.lowlevel.checkpoint()
+        finally:
+            self._socket.close()
+
+    def _drain(self) -> Iterator[Arrival]:
+        for _ in range(max_datagrams_a_turn):
+            try:
+                datagram, ancillary, _flags, source = self._socket.recvmsg(
+                    max_datagram_bytes, _ancillary_bytes
+                )
+            except OSError:  # nothing left, or an ICMP error about a datagram long gone
+                return
+            yield Arrival(
+                datagram,
+                Endpoint(source[0], source[1]),
+                Endpoint(self._destination(ancillary), self.port),
+            )
+
+    def _destination(self, ancillary: list[tuple[int, int, bytes]]) -> str:
+        for level, kind, data in ancillary:
+            if level == socket.IPPROTO_IP and kind == _ip_pktinfo:
+                return socket.inet_ntop(socket.AF_INET, _in_pktinfo.unpack(data[:12])[2])
+            if level == socket.IPPROTO_IPV6 and kind == socket.IPV6_PKTINFO:
+                return socket.inet_ntop(socket.AF_INET6, _in6_pktinfo.unpack(data[:20])[0])
+        return str(self._socket.getsockname()[0])
+
+
+def connect_socket(
+    local: Endpoint, client: Endpoint, on_stray: Callable[[Arrival], None]
+) -> socket.socket:
+    """Return a non-blocking socket on a shared port that takes over one client.
+
+    Between its bind and its connect the kernel may hand it datagrams of others: those go to
+    `on_stray`; what the client itself sent in between is delivered there too.
+    """
+    family = socket.AF_INET6 if ":" in client.ip else socket.AF_INET
+    taken = _shared_socket(family)
+    try:
+        taken.bind((local.ip, local.port))
+        taken.connect((client.ip, client.port))
+        for _ in range(max_datagrams_a_turn):
+            try:
+                datagram, source = taken.recvfrom(max_datagram_bytes)
+            except OSError:
+                break
+            on_stray(Arrival(datagram, Endpoint(source[0], source[1]), local))
+    except OSError:
+        taken.close()
+        raise
+    return taken
+
+
+def reconnect(taken: socket.socket, client: Endpoint) -> None:
+    """Point a connected socket at a client's new address."""
+    taken.connect((client.ip, client.port))
+
+
+def _shared_socket(family: Any) -> socket.socket:
+    shared = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return shared
