@@ -1,0 +1,46 @@
+"""The bounds of a tunnel's two ends, by name and in one place.
+
+The library has no "n missed pings": it waits `ping_timeout_s` for the answer to one ping, and
+sends the next only after that. Two missed at 18 s each are the 36 s in which two would have been
+answered. A dead path with data on it ends earlier, by TCP_USER_TIMEOUT.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class TransportLimits:
+    """What both ends share."""
+
+    handshake_timeout_s: float = 10.0
+    """TCP (agent), TLS, the upgrade and the check of the token, together."""
+    hello_timeout_s: float = 10.0
+    ping_interval_s: float = 18.0
+    ping_timeout_s: float = 36.0
+    tcp_user_timeout_ms: int = 6_000
+    tcp_unsent_limit_bytes: int = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerLimits(TransportLimits):
+    """What the edge allows."""
+
+    pickup_timeout_s: float = 10.0
+    heartbeat_interval_s: float = 10.0
+    max_waiting: int = 64
+    """Connections that have not been authenticated, or have not said hello."""
+    max_data_connections: int = 256
+    """Of one agent, open or being opened."""
+    max_requests: int = 64
+    """Of one agent, unanswered."""
+    software: str = "moonhost"
+
+
+@dataclass(frozen=True, slots=True)
+class DialerLimits(TransportLimits):
+    """What the agent allows."""
+
+    max_data_connections: int = 256
+    max_requests: int = 64

@@ -1,0 +1,340 @@
+"""The edge's door for agents: who may come in, and which tunnel a connection belongs to.
+
+An agent opens `/v1/control` and says hello; that is its tunnel. Asked to dial, it opens
+`/v1/data/<id>`. Both carry its bearer token, which is checked before the upgrade, so that whoever
+has none costs a TLS handshake and one small answer, and only so many at a time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from types import MappingProxyType
+
+import structlog
+import trio
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
+from websockets.trio.server import Server, ServerConnection
+
+from revdial.errors import BadMessage, TunnelClosed, printable
+from revdial.limits import ListenerLimits
+from revdial.messages import CloseCode, Hello, decode_from_agent, protocol_version
+from revdial.observer import Counters, Refusal, TunnelObserver
+from revdial.pending import Pending, PendingTable
+from revdial.tunnel import AgentTunnel
+from revdial.websocket import (
+    ServerWebSocket,
+    TunnelWebSocket,
+    address_text,
+    close_timeout_s,
+    control_path,
+    data_path,
+    library_log,
+    max_queued_messages,
+    message_limit,
+    tune,
+    why_closed,
+)
+
+
+@dataclass(slots=True, eq=False)
+class _Visitor:
+    """What is known of one connection while it is let in."""
+
+    address: str
+    agent_id: str = ""
+    tunnel: AgentTunnel | None = None
+    claim: Pending[TunnelWebSocket] | None = None
+    refused: bool = False
+
+
+class _HelloRefused(Exception):
+    def __init__(self, refusal: Refusal, code: CloseCode, text: str) -> None:
+        super().__init__(text)
+        self.refusal, self.code, self.text = refusal, code, text
+
+
+class TunnelListener:
+    """Accepts agents. `authenticate` maps a token to the agent id it is for, or None.
+
+    `on_agent` runs for as long as a tunnel lives, and is cancelled when it ends; when it returns,
+    the tunnel is closed. A newer tunnel of an agent ends the older one, whose `on_agent` may still
+    be cleaning up when the newer one's begins: compare `AgentTunnel.serial`.
+    """
+
+    def __init__(
+        self,
+        *,
+        authenticate: Callable[[str], Awaitable[str | None]],
+        on_agent: Callable[[AgentTunnel], Awaitable[None]],
+        observer: TunnelObserver | None = None,
+        limits: ListenerLimits | None = None,
+    ) -> None:
+        self._authenticate = authenticate
+        self._on_agent = on_agent
+        self._observer = observer or Counters()
+        self._limits = limits or ListenerLimits()
+        self._tunnels: dict[str, AgentTunnel] = {}
+        self._dials: PendingTable[TunnelWebSocket] = PendingTable()
+        self._serials = itertools.count(1)
+        self._waiting: set[_Visitor] = set()
+        self._log = structlog.get_logger()
+        self._library_log = library_log()
+        # The library's connections ask their server one thing: whether it is closing.
+        self._server = Server([], trio.aclose_forcefully, self._library_log)
+
+    @property
+    def tunnels(self) -> Mapping[str, AgentTunnel]:
+        """The live tunnels, by agent id."""
+        return MappingProxyType(self._tunnels)
+
+    @property
+    def waiting(self) -> int:
+        """How many connections have not been let in yet."""
+        return len(self._waiting)
+
+    async def serve(
+        self,
+        listeners: list[trio.SocketListener],
+        ssl_context: ssl.SSLContext | None,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Accept agents until cancelled. Without `ssl_context`, only behind something with TLS."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(
+                partial(
+                    trio.serve_listeners,
+                    partial(self._accept, ssl_context),
+                    listeners,
+                    handler_nursery=nursery,
+                )
+            )
+            task_status.started()
+
+    async def _accept(self, ssl_context: ssl.SSLContext | None, stream: trio.SocketStream) -> None:
+        """Serve one connection; whatever happens to it stays here."""
+        visitor = _Visitor(_address_of(stream))
+        try:
+            if len(self._waiting) >= self._limits.max_waiting:
+                self._refuse(visitor, Refusal.TOO_MANY_WAITING)
+                return
+            self._waiting.add(visitor)
+            tune(
+                stream,
+                user_timeout_ms=self._limits.tcp_user_timeout_ms,
+                unsent_limit_bytes=self._limits.tcp_unsent_limit_bytes,
+            )
+            await self._serve_connection(visitor, stream, ssl_context)
+        except Exception:
+            self._log.exception("agent_connection_failed", address=visitor.address)
+        finally:
+            self._waiting.discard(visitor)
+            if visitor.claim is not None:
+                # Does nothing where it was delivered.
+                visitor.claim.fail(TunnelClosed("data_connection_lost"))
+            await trio.aclose_forcefully(stream)
+
+    async def _serve_connection(
+        self, visitor: _Visitor, stream: trio.SocketStream, ssl_context: ssl.SSLContext | None
+    ) -> None:
+        async with trio.open_nursery() as nursery:
+            websocket = await self._let_in(visitor, nursery, stream, ssl_context)
+            if websocket is None:
+                nursery.cancel_scope.cancel()
+                return
+            websocket.start_keepalive()
+            if visitor.claim is not None and visitor.tunnel is not None:
+                self._waiting.discard(visitor)
+                await visitor.tunnel.hold(websocket, visitor.claim)
+            else:
+                await self._serve_agent(visitor, websocket)
+            nursery.cancel_scope.cancel()
+
+    async def _let_in(
+        self,
+        visitor: _Visitor,
+        nursery: trio.Nursery,
+        stream: trio.abc.Stream,
+        ssl_context: ssl.SSLContext | None,
+    ) -> ServerWebSocket | None:
+        """TLS, the request and the answer, within one deadline; None where it was refused."""
+        with trio.move_on_after(self._limits.handshake_timeout_s) as scope:
+            if ssl_context is not None:
+                stream = trio.SSLStream(
+                    stream, ssl_context, server_side=True, https_compatible=True
+                )
+                try:
+                    await stream.do_handshake()
+                except trio.BrokenResourceError:
+                    self._refuse(visitor, Refusal.TLS_FAILED)
+                    return None
+            websocket = self._websocket(nursery, stream)
+            await websocket.handshake(partial(self._check, visitor), server_header=None)
+            if websocket.is_open:
+                return websocket
+            if not visitor.refused:
+                self._refuse(visitor, Refusal.NOT_WEBSOCKET)
+            await websocket.close_stream()
+        if scope.cancelled_caught:
+            self._refuse(visitor, Refusal.HANDSHAKE_TIMEOUT)
+        return None
+
+    def _websocket(self, nursery: trio.Nursery, stream: trio.abc.Stream) -> ServerWebSocket:
+        return ServerWebSocket(
+            nursery,
+            stream,
+            ServerProtocol(max_size=message_limit(control_path), logger=self._library_log),
+            self._server,
+            ping_interval=self._limits.ping_interval_s,
+            ping_timeout=self._limits.ping_timeout_s,
+            close_timeout=close_timeout_s,
+            max_queue=max_queued_messages,
+        )
+
+    async def _check(
+        self, visitor: _Visitor, connection: ServerConnection, request: Request
+    ) -> Response | None:
+        """Whether this request may become a WebSocket; called before the upgrade."""
+        bearer = _bearer(request)
+        if bearer is None:
+            return self._deny(visitor, connection, Refusal.NO_TOKEN)
+        try:
+            agent_id = await self._authenticate(bearer)
+        except Exception as error:
+            self._log.error("agent_authentication_unavailable", error=type(error).__name__)
+            return self._deny(visitor, connection, Refusal.AUTHENTICATION_UNAVAILABLE)
+        if agent_id is None:
+            return self._deny(visitor, connection, Refusal.BAD_TOKEN)
+        visitor.agent_id = agent_id
+        path = request.path.partition("?")[0]
+        if path == control_path:
+            return None
+        if not path.startswith(data_path):
+            return self._deny(visitor, connection, Refusal.UNKNOWN_PATH)
+        dial_id = path[len(data_path) :]
+        visitor.tunnel = self._tunnels.get(agent_id)
+        if visitor.tunnel is not None:
+            visitor.claim = self._dials.claim(dial_id, visitor.tunnel.serial)
+        if visitor.claim is None:
+            foreign = dial_id in self._dials
+            refusal = Refusal.DATA_ID_FOREIGN if foreign else Refusal.DATA_ID_UNKNOWN
+            return self._deny(visitor, connection, refusal)
+        connection.protocol.max_message_size = message_limit(path)
+        return None
+
+    def _deny(self, visitor: _Visitor, connection: ServerConnection, refusal: Refusal) -> Response:
+        self._refuse(visitor, refusal)
+        status, text = _ANSWERS[refusal]
+        response = connection.respond(status, f"{text}\n")
+        if status == HTTPStatus.UNAUTHORIZED:
+            response.headers["WWW-Authenticate"] = "Bearer"
+        return response
+
+    def _refuse(self, visitor: _Visitor, refusal: Refusal) -> None:
+        visitor.refused = True
+        self._observer.refused(refusal)
+        self._log.info(
+            "agent_connection_refused",
+            reason=refusal.value,
+            address=visitor.address,
+            agent=printable(visitor.agent_id),
+        )
+
+    async def _serve_agent(self, visitor: _Visitor, websocket: ServerWebSocket) -> None:
+        try:
+            hello = await self._hello(visitor, websocket)
+        except _HelloRefused as refused:
+            self._refuse(visitor, refused.refusal)
+            await websocket.close_politely(refused.code, refused.text)
+            return
+        self._waiting.discard(visitor)
+        tunnel = AgentTunnel(
+            websocket, hello, next(self._serials), self._dials, self._limits, self._observer
+        )
+        older = self._tunnels.get(tunnel.agent_id)
+        self._tunnels[tunnel.agent_id] = tunnel
+        if older is not None:
+            older.close(CloseCode.REPLACED, "replaced")
+        log = self._log.bind(agent=printable(tunnel.agent_id), tunnel=tunnel.serial)
+        log.info("tunnel_up", address=visitor.address, hosts=len(hello.hosts))
+        self._observer.tunnel_up(tunnel.agent_id)
+        try:
+            await tunnel.run(self._on_agent)
+        finally:
+            if self._tunnels.get(tunnel.agent_id) is tunnel:
+                del self._tunnels[tunnel.agent_id]
+            log.info("tunnel_down", reason=tunnel.reason)
+            self._observer.tunnel_down(tunnel.agent_id, tunnel.reason)
+
+    async def _hello(self, visitor: _Visitor, websocket: ServerWebSocket) -> Hello:
+        """The agent's first message, which must say who its token says it is."""
+        try:
+            with trio.fail_after(self._limits.hello_timeout_s):
+                message = decode_from_agent(await websocket.recv())
+        except trio.TooSlowError:
+            raise _HelloRefused(
+                Refusal.HELLO_TIMEOUT, CloseCode.HELLO_TIMEOUT, "no hello in time"
+            ) from None
+        except ConnectionClosed:
+            refusal = Refusal.HELLO_MISSING
+            if why_closed(websocket) == "message_too_large":
+                refusal = Refusal.MESSAGE_TOO_LARGE
+            raise _HelloRefused(refusal, CloseCode.PROTOCOL_ERROR, "closed before hello") from None
+        except BadMessage as error:
+            raise _HelloRefused(
+                Refusal.BAD_MESSAGE, CloseCode.PROTOCOL_ERROR, error.message
+            ) from None
+        if not isinstance(message, Hello):
+            raise _HelloRefused(
+                Refusal.HELLO_MISSING, CloseCode.PROTOCOL_ERROR, "the first message must be a hello"
+            )
+        if message.version != protocol_version:
+            raise _HelloRefused(
+                Refusal.VERSION_MISMATCH,
+                CloseCode.VERSION_MISMATCH,
+                f"this edge speaks version {protocol_version}",
+            )
+        if message.agent_id != visitor.agent_id:
+            raise _HelloRefused(
+                Refusal.HELLO_MISMATCH,
+                CloseCode.HELLO_MISMATCH,
+                "the token is for another agent id",
+            )
+        return message
+
+
+_ANSWERS: dict[Refusal, tuple[HTTPStatus, str]] = {
+    Refusal.NO_TOKEN: (HTTPStatus.UNAUTHORIZED, "A bearer token is needed."),
+    Refusal.BAD_TOKEN: (HTTPStatus.UNAUTHORIZED, "The token is not valid."),
+    Refusal.AUTHENTICATION_UNAVAILABLE: (
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "Tokens cannot be checked now.",
+    ),
+    Refusal.UNKNOWN_PATH: (HTTPStatus.NOT_FOUND, "There is nothing here."),
+    # The same answer for both: nobody learns which ids exist.
+    Refusal.DATA_ID_UNKNOWN: (HTTPStatus.NOT_FOUND, "Nobody waits for this data connection."),
+    Refusal.DATA_ID_FOREIGN: (HTTPStatus.NOT_FOUND, "Nobody waits for this data connection."),
+}
+
+
+def _bearer(request: Request) -> str | None:
+    """The token of the one Authorization header, or None."""
+    values = request.headers.get_all("Authorization")
+    if len(values) != 1:
+        return None
+    scheme, _, bearer = values[0].partition(" ")
+    return bearer.strip() or None if scheme.lower() == "bearer" else None
+
+
+def _address_of(stream: trio.SocketStream) -> str:
+    with suppress(OSError):
+        return address_text(stream.socket.getpeername())
+    return ""
