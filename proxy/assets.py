@@ -53,7 +53,7 @@ class Assets:
             except (EdgeError, StoreError) as error:
                 _log.info("no picture from host", backend=backend, app=app.title, why=str(error))
                 continue
-            if response.status == 200 and response.body.startswith(png_signature):  # noqa: PLR2004
+            if response.status == 200 and response.body.startswith(png_signature):
                 self._keep(app.id, response.body)
                 return response.body
         return None

@@ -53,6 +53,7 @@ class ClientFlow:
         open_channel: opens the data WebSocket; may wait for the agent to come back.
         silence_timeout_s: how long a bound client may send nothing, and an unbound one may take.
         tunnel_grace_s: how long to try to get a broken tunnel back.
+
     """
 
     def __init__(
@@ -102,6 +103,13 @@ class ClientFlow:
         self._waiting.append(arrival.datagram)
         return True
 
+    def drops(self) -> Counter[str]:
+        """Return what this flow did not carry on, by reason, as of now."""
+        sockets = Counter(self.dropped)
+        if self._socket is not None:
+            _count_socket(sockets, self._socket)
+        return sockets
+
     def _bind(self, arrival: Arrival) -> None:
         moved = self.bound_to is not None
         old = self._socket
@@ -118,6 +126,7 @@ class ClientFlow:
             return
         self.bound_to, self._local = arrival.client, arrival.local
         if old is not None:
+            _count_socket(self.dropped, old)
             old.close()
         _log.info(
             "flow moved" if moved else "flow bound",
@@ -138,6 +147,7 @@ class ClientFlow:
 
         Args:
             on_stray: takes what the kernel handed to this flow's socket while it was being bound.
+
         """
         self._on_stray = on_stray
         try:
@@ -241,3 +251,10 @@ class ClientFlow:
         if translated:
             channel.send_batch(gather(translated))
             self.datagrams_to_host += len(translated)
+
+
+def _count_socket(dropped: Counter[str], socket: DatagramSocket) -> None:
+    counters = socket.counters
+    dropped["client_socket_full"] += counters.send_would_block
+    dropped["client_refused"] += counters.send_refused
+    dropped["client_unreachable"] += counters.send_failed + counters.send_too_large

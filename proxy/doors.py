@@ -109,6 +109,7 @@ async def open_doors(addresses: Iterable[str], port: int) -> list[trio.SocketLis
 
     Raises:
         StartFailed: it cannot be had; says which, and what to do.
+
     """
     listeners: list[trio.SocketListener] = []
     for address in addresses:

@@ -45,11 +45,11 @@ class Fleet:
     async def serve_agent(self, tunnel: AgentTunnel) -> None:
         """Offer an agent's hosts for as long as its tunnel stands."""
         try:
-            connection = self._registry.agent_connected(
-                _offering(tunnel), now=trio.current_time()
-            )
+            connection = self._registry.agent_connected(_offering(tunnel), now=trio.current_time())
         except InvalidOffer as error:
-            _log.warning("agent refused", agent=tunnel.agent_id, reason=error.reason, why=str(error))
+            _log.warning(
+                "agent refused", agent=tunnel.agent_id, reason=error.reason, why=str(error)
+            )
             return
         self._tunnels[tunnel.agent_id] = tunnel
         self._arrival.set()
@@ -93,6 +93,7 @@ class Fleet:
 
         Raises:
             backends.errors.StoreError: the store could not tell the apps' ids.
+
         """
         backends = self.backends()
         return AppCatalogue.merge(backends, await self._store.app_ids_for(titles_of(backends)))
@@ -105,6 +106,7 @@ class Fleet:
         Raises:
             backends.errors.NoBackend: nothing is left; the message is for the player.
             backends.errors.StoreError: the store could not tell where the client played last.
+
         """
         sticky = await self._store.get_sticky(intent.client)
         left_out = frozenset(excluded)
@@ -130,6 +132,7 @@ class Fleet:
 
         Raises:
             HostUnavailable: its agent is not connected.
+
         """
         tunnel = self._tunnels.get(backend_id.partition("/")[0])
         if tunnel is None:
@@ -178,5 +181,3 @@ def _status(report: messages.HostReport) -> HostStatus:
 
 def _apps(offers: Iterable[messages.AppOffer]) -> tuple[AppOffer, ...]:
     return tuple(AppOffer(offer.title, offer.id, offer.hdr) for offer in offers)
-
-

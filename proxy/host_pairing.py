@@ -56,6 +56,7 @@ class HostPairing:
             HostUnavailable: the host or its agent cannot be reached, or did not pair in time.
             HostRefused: the host refused the pairing.
             backends.errors.StoreError: the store is away.
+
         """
         key = (client, backend)
         if (context := self._contexts.get(key)) is not None:

@@ -44,6 +44,7 @@ async def ask(
 
     Raises:
         HostUnavailable: no tunnel, no connection, no answer in time, or no valid answer.
+
     """
     try:
         with trio.fail_after(request.timeout_s):

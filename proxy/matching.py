@@ -50,6 +50,7 @@ def match_rtsp(
         now: seconds of the edge's clock.
         launch_window_s: how long after launch or resume a handshake may begin or go on when
             the message does not name its session.
+
     """
     candidates = []
     for session in sessions:

@@ -25,8 +25,6 @@ from proxy.udp_port import Arrival, UdpPort
 
 _log = structlog.get_logger()
 
-max_flows: Final = 3 * 1_000
-
 
 @dataclass(slots=True)
 class _Running:
@@ -47,8 +45,9 @@ class Media:
         self._on_end = on_end
         self._by_secret: dict[tuple[Flow, str | int], ClientFlow] = {}
         self._running: dict[tuple[SessionId, Flow], _Running] = {}
+        self._ended: dict[tuple[SessionId, Flow], ClientFlow] = {}
         self.dropped: Counter[str] = Counter()
-        """Datagrams of strangers and unproven clients, by reason."""
+        """Datagrams of strangers, of unproven clients and of flows that ended, by reason."""
 
     async def serve(
         self,
@@ -61,6 +60,7 @@ class Media:
 
         Raises:
             OSError: an address or port cannot be had.
+
         """
         handlers = {
             Flow.VIDEO: lambda arrival: self._on_ping(Flow.VIDEO, arrival),
@@ -80,24 +80,45 @@ class Media:
     def add(self, flow: ClientFlow) -> None:
         """Start a flow, in place of the session's former one of the same kind."""
         self._stop(flow.session, flow.kind)
+        self._ended.pop((flow.session, flow.kind), None)
         running = _Running(flow)
         self._running[flow.session, flow.kind] = running
         self._by_secret[flow.kind, flow.secret] = flow
         self._nursery.start_soon(self._run, running)
 
-    def end_session(self, session: SessionId) -> None:
-        """Stop all flows of a session."""
+    def stop(self, session: SessionId) -> None:
+        """Stop all flows of a session; their figures stay readable until `forget`."""
         for kind in Flow:
             self._stop(session, kind)
 
+    def forget(self, session: SessionId) -> None:
+        """Stop all flows of a session that has ended, and forget them."""
+        for kind in Flow:
+            self._stop(session, kind)
+            self._ended.pop((session, kind), None)
+
     def flows_of(self, session: SessionId) -> list[ClientFlow]:
-        """Return the flows of a session that run now."""
-        found = (self._running.get((session, kind)) for kind in Flow)
-        return [running.flow for running in found if running is not None]
+        """Return the flows of a session that run now, or ran last."""
+        found = []
+        for kind in Flow:
+            running = self._running.get((session, kind))
+            flow = running.flow if running else self._ended.get((session, kind))
+            if flow is not None:
+                found.append(flow)
+        return found
+
+    def drops(self) -> Counter[str]:
+        """Return every datagram that was not carried on since the edge started, by reason."""
+        drops = Counter(self.dropped)
+        for running in self._running.values():
+            drops.update(running.flow.drops())
+        return drops
 
     def _stop(self, session: SessionId, kind: Flow) -> None:
         running = self._running.pop((session, kind), None)
         if running is not None:
+            self.dropped.update(running.flow.drops())
+            self._ended[session, kind] = running.flow
             self._by_secret.pop((kind, running.flow.secret), None)
             running.cancel.cancel()
 
@@ -137,8 +158,9 @@ class Media:
 
     def _has_proven(self, control: ClientFlow, ip: str) -> bool:
         return ip == control.client_address or any(
-            flow.bound_to is not None and flow.bound_to.ip == ip
-            for flow in self.flows_of(control.session)
+            running.flow.bound_to is not None and running.flow.bound_to.ip == ip
+            for (session, _), running in self._running.items()
+            if session == control.session
         )
 
     def _offer(self, flow: ClientFlow | None, arrival: Arrival) -> None:

@@ -69,7 +69,7 @@ class Reply:
     content_type: str = xml
 
 
-Route = Callable[["NvHttp", Caller, ClientId, Query], Awaitable[Reply]]
+Route = Callable[[Caller, ClientId, Query], Awaitable[Reply]]
 
 
 class NvHttp:
@@ -99,6 +99,15 @@ class NvHttp:
         self._play = play
         self._pairing = pairing
         self._assets = assets
+        self._paired_routes: dict[str, Route] = {
+            "/serverinfo": self._paired_serverinfo,
+            "/unpair": self._unpair,
+            "/applist": self._applist,
+            "/appasset": self._appasset,
+            "/launch": self._launch,
+            "/resume": self._resume,
+            "/cancel": self._cancel,
+        }
 
     async def answer(self, request: HttpRequest, caller: Caller) -> Reply:
         """Answer one request; whatever goes wrong is logged once and answered."""
@@ -144,12 +153,12 @@ class NvHttp:
                 return Reply(Answer.ok().encode())
             return _nothing_there(path)
         client = await self._paired_client(caller)
-        route = _paired_routes.get(path)
+        route = self._paired_routes.get(path)
         if client is None:
             return _not_authorized(path)
         if route is None:
             return _nothing_there(path)
-        return await route(self, caller, client, query)
+        return await route(caller, client, query)
 
     async def _paired_client(self, caller: Caller) -> ClientId | None:
         if caller.certificate is None:
@@ -250,17 +259,6 @@ class NvHttp:
 
     async def _cancel(self, caller: Caller, client: ClientId, query: Query) -> Reply:
         return Reply((await self._play.cancel(client, query)).encode())
-
-
-_paired_routes: Final[dict[str, Route]] = {
-    "/serverinfo": NvHttp._paired_serverinfo,
-    "/unpair": NvHttp._unpair,
-    "/applist": NvHttp._applist,
-    "/appasset": NvHttp._appasset,
-    "/launch": NvHttp._launch,
-    "/resume": NvHttp._resume,
-    "/cancel": NvHttp._cancel,
-}
 
 
 def _not_authorized(path: str) -> Reply:

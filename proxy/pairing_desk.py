@@ -85,6 +85,7 @@ class PairingDesk:
         Raises:
             Refused: too many wait, or nobody told the PIN in time.
             ProtocolError: the request is not a valid first step.
+
         """
         attempt = self._begin(address, query)
         try:
@@ -129,6 +130,7 @@ class PairingDesk:
         Raises:
             Refused: no such attempt, or the client did not go on in time.
             ProtocolError: that cannot be a PIN.
+
         """
         attempt = self._pending.get(attempt_id)
         if attempt is None or attempt.pin_told.is_set():
@@ -167,6 +169,7 @@ class PairingDesk:
         Raises:
             ProtocolError: no attempt, a step out of order, or one that is malformed; the attempt
                 is forgotten.
+
         """
         attempt = self._past_pin.get((address, query.get("uniqueid") or ""))
         if attempt is None:

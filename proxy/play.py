@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 import trio
@@ -28,11 +27,12 @@ from moonlight.launch import (
     resume_answer,
     session_url,
 )
-from moonlight.xml import Answer, HostRefused as HostAnsweredError
+from moonlight.xml import Answer
+from moonlight.xml import HostRefused as HostAnsweredError
 from proxy.config import ProxyConfig
 from proxy.errors import EdgeError, HostRefused, HostUnavailable, Refused
 from proxy.fleet import Fleet
-from proxy.host_pairing import HostPairing
+from proxy.host_pairing import HostPairing, host_unique_id
 from proxy.hosts import HostRequest, ask_xml
 from proxy.session_records import from_record, to_record
 from proxy.sessions import (
@@ -52,6 +52,16 @@ unauthorized: Final = 401
 _label_bytes: Final = 10
 
 
+class SessionFlows(Protocol):
+    """What `Play` has to say about media."""
+
+    def stop(self, session: SessionId) -> None:
+        """Stop the flows of a session."""
+
+    def forget(self, session: SessionId) -> None:
+        """Stop the flows of a session that has ended."""
+
+
 class Play:
     """What clients do with apps. Sessions change here and nowhere else.
 
@@ -60,7 +70,8 @@ class Play:
         store: where sessions, pairings and stickiness are kept.
         fleet: the backends.
         pairing: gives clients their identities at hosts.
-        stop_flows: ends the media of a session.
+        flows: the media of sessions.
+
     """
 
     def __init__(
@@ -69,23 +80,25 @@ class Play:
         store: Store,
         fleet: Fleet,
         pairing: HostPairing,
-        stop_flows: Callable[[SessionId], None],
+        flows: SessionFlows,
     ) -> None:
         self._config = config
         self._store = store
         self._fleet = fleet
         self._pairing = pairing
-        self._stop_flows = stop_flows
+        self._flows = flows
         self._client_locks: dict[ClientId, trio.Lock] = {}
         self.sessions = SessionTable(config.listen.rtsp_port_range)
         self.accepting = True
         """False once the edge drains: no new launches, sessions go on."""
+        self._fewer = trio.Event()
 
     async def launch(self, client: ClientId, address: str, query: Query) -> Answer:
         """Launch an app, or go on with it if this client's session runs it already.
 
         Raises:
             Refused: the client cannot have what it asks for; the message is for its user.
+
         """
         request = _parsed(query, resume=False)
         async with self._lock(client):
@@ -108,6 +121,7 @@ class Play:
 
         Raises:
             Refused: nothing runs, or its backend cannot be reached.
+
         """
         request = _parsed(query, resume=True)
         async with self._lock(client):
@@ -121,18 +135,31 @@ class Play:
         async with self._lock(client):
             session = self.sessions.of_client(client)
             if session is not None:
-                try:
-                    await self._ask(session, "/cancel", query, cancel_timeout_s)
-                except EdgeError as error:
-                    _log.warning(
-                        "app not ended at its host",
-                        session=session.id,
-                        backend=session.backend,
-                        reason=error.reason,
-                        why=str(error),
-                    )
-                await self._end(session, "cancelled")
+                await self._end_at_host(session, query)
         return cancel_answer()
+
+    async def end_at_host(self, session_id: SessionId) -> bool:
+        """End a session as its client's cancel would; False if there is none of that id."""
+        session = self.sessions.get(session_id)
+        if session is None:
+            return False
+        async with self._lock(session.client):
+            await self._end_at_host(session, Query.of(("uniqueid", host_unique_id)))
+        return True
+
+    async def _end_at_host(self, session: Session, query: Query) -> None:
+        request = HostRequest("/cancel", query, session.id, timeout_s=cancel_timeout_s)
+        try:
+            await self._ask_as(session.client, session.backend, request)
+        except (EdgeError, StoreError) as error:
+            _log.warning(
+                "app not ended at its host",
+                session=session.id,
+                backend=session.backend,
+                reason=error.reason,
+                why=str(error),
+            )
+        await self._end(session, "cancelled")
 
     def current_app(self, client: ClientId) -> int:
         """Return the id of the app that runs for a client, 0 for none."""
@@ -150,8 +177,9 @@ class Play:
         """Note that a session's client is gone; the app goes on and can be resumed."""
         session = self.sessions.get(session_id)
         if session is not None and session.state is not SessionState.PAUSED:
-            self._stop_flows(session.id)
+            self._flows.stop(session.id)
             session.move_to(SessionState.PAUSED, trio.current_time())
+            self._note_fewer()
             _log.info("session paused", session=session.id, why=why)
             await self._write(session)
 
@@ -165,6 +193,15 @@ class Play:
         session.move_to(SessionState.STREAMING, trio.current_time())
         _log.info("session streams", session=session.id, backend=session.backend)
         await self._write(session)
+
+    async def wait_until_quiet(self) -> None:
+        """Wait until no session streams or is about to."""
+        while any(session.state is not SessionState.PAUSED for session in self.sessions):
+            await self._fewer.wait()
+
+    def _note_fewer(self) -> None:
+        self._fewer.set()
+        self._fewer = trio.Event()
 
     async def pause_abandoned(self) -> None:
         """Pause the sessions whose client launched and then never came."""
@@ -232,9 +269,7 @@ class Play:
         catalogue = await self._fleet.catalogue()
         app = catalogue.by_id(request.app_id or 0)
         if app is None:
-            raise Refused(
-                404, "no_such_app", "No computer that has this app is online right now."
-            )
+            raise Refused(404, "no_such_app", "No computer that has this app is online right now.")
         return app
 
     async def _launch_at_host(
@@ -279,9 +314,7 @@ class Play:
         try:
             await self._store.put_session(to_record(session))
             expires_at = datetime.now(UTC) + timedelta(seconds=self._config.selection.sticky_ttl_s)
-            await self._store.put_sticky(
-                StickyRecord(session.client, session.backend, expires_at)
-            )
+            await self._store.put_sticky(StickyRecord(session.client, session.backend, expires_at))
         except BaseException:
             self.sessions.remove(session.id)
             raise
@@ -328,7 +361,7 @@ class Play:
             raise Refused(
                 503, error.reason, f'"{session.app_title}" is not running any more. Start it anew.'
             ) from error
-        self._stop_flows(session.id)
+        self._flows.stop(session.id)
         session.flows.clear()
         session.client_address = address
         session.host_rtsp = host_url
@@ -350,18 +383,15 @@ class Play:
                 503, "no_rtsp_port", "Too many people play from your network at once."
             ) from error
 
-    async def _ask(self, session: Session, path: str, query: Query, timeout_s: float) -> Answer:
-        request = HostRequest(path, query, session.id, timeout_s=timeout_s)
-        return await self._ask_as(session.client, session.backend, request)
-
     def _is_lost(self, session: Session) -> bool:
         return self._fleet.backend(session.backend) is None
 
     async def _end(self, session: Session, why: str) -> None:
-        self._stop_flows(session.id)
+        self._flows.forget(session.id)
         if self.sessions.remove(session.id) is None:
             return
         self._fleet.release(session.reservation)
+        self._note_fewer()
         _log.info("session ended", session=session.id, backend=session.backend, why=why)
         try:
             await self._store.delete_session(session.id)
@@ -388,5 +418,3 @@ def _parsed(query: Query, *, resume: bool) -> LaunchRequest:
 
 def _own_url(session: Session) -> RtspUrl:
     return RtspUrl(encrypted=False, host=session.label, port=session.rtsp_port)
-
-

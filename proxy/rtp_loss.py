@@ -28,9 +28,9 @@ class SequenceGaps:
     def note(self, datagrams: Iterable[bytes | memoryview]) -> None:
         """Count packets in the order of their arrival; what is no RTP is passed over."""
         for datagram in datagrams:
-            if len(datagram) >= _rtp_header_bytes and datagram[0] >> 6 == _rtp_version:
-                if self._payload_type in (None, datagram[1] & 0x7F):
-                    self._note(datagram[2] << 8 | datagram[3])
+            is_rtp = len(datagram) >= _rtp_header_bytes and datagram[0] >> 6 == _rtp_version
+            if is_rtp and self._payload_type in (None, datagram[1] & 0x7F):
+                self._note(datagram[2] << 8 | datagram[3])
 
     def _note(self, sequence: int) -> None:
         self.received += 1

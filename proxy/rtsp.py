@@ -45,6 +45,7 @@ class RtspProxy:
         udp_ports: the ports that clients are told, by flow.
         start_flow: begins the media of a flow once its terms are settled.
         launch_window_s: see `proxy.matching.match_rtsp`.
+
     """
 
     def __init__(
@@ -150,7 +151,10 @@ class RtspProxy:
             host_secret: str | int | None
             edge_secret: str | int
             if flow is Flow.CONTROL:
-                host_secret, edge_secret = answer.connect_data, 1 + secrets.randbelow(max_connect_data)
+                host_secret, edge_secret = (
+                    answer.connect_data,
+                    1 + secrets.randbelow(max_connect_data),
+                )
             else:
                 host_secret, edge_secret = answer.ping_payload, new_ping_payload()
         except ProtocolError as error:

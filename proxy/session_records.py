@@ -57,6 +57,7 @@ def from_record(record: SessionRecord, reservation: Reservation, *, now: float) 
 
     Raises:
         ValueError: the record was written by an edge that this one does not understand.
+
     """
     details = msgspec.json.decode(record.details, type=_Details)
     return Session(

@@ -133,6 +133,7 @@ class SessionTable:
 
         Raises:
             LookupError: every port of the pool is taken by a session of that address.
+
         """
         taken = {
             session.rtsp_port

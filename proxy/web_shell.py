@@ -44,7 +44,7 @@ class WebShell:
 
     async def serve_https(self, connection: Connection) -> None:
         """Serve a TLS connection until it ends; any client certificate is taken, or none."""
-        stream = trio.SSLStream(
+        stream: trio.SSLStream[trio.abc.Stream] = trio.SSLStream(
             connection.stream, self._tls, server_side=True, https_compatible=True
         )
         try:

@@ -1,0 +1,318 @@
+"""One edge, put together from its parts and run until it is told to stop."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Final
+
+import hypercorn.config
+import hypercorn.trio
+import structlog
+import trio
+from starlette.applications import Starlette
+
+from backends.errors import StoreError
+from backends.records import IdentityRecord
+from backends.registry import Registry
+from backends.sqlite import SqliteStore
+from backends.store import Store
+from backends.vault import load_or_create_key
+from moonlight.flows import Flow
+from moonlight.identity import Identity
+from moonlight.tls import server_context
+from proxy import state_dir
+from proxy.admin import AdminApi
+from proxy.assets import Assets
+from proxy.client_flow import ClientFlow, FlowEnd
+from proxy.config import ProxyConfig
+from proxy.doors import Connection, Doors, open_doors
+from proxy.errors import StartFailed
+from proxy.fleet import Fleet, host_name
+from proxy.host_pairing import HostPairing
+from proxy.media import Media
+from proxy.metrics import EdgeCollector, registry
+from proxy.nvhttp import NvHttp
+from proxy.pairing_desk import PairingDesk
+from proxy.play import Play
+from proxy.rtsp import RtspProxy
+from proxy.sessions import FlowTerms, Session, SessionId, SessionState
+from proxy.translation import ConnectTranslation, PingTranslation, Translation
+from proxy.web_shell import WebShell
+from revdial.flow import DatagramChannel
+from revdial.limits import ListenerLimits
+from revdial.listener import TunnelListener
+from revdial.observer import Counters
+
+_log = structlog.get_logger()
+
+sweep_interval_s: Final = 5.0
+admin_grace_s: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunningEdge:
+    """What a running edge lets its process, or a test, do and see."""
+
+    play: Play
+    fleet: Fleet
+    media: Media
+    desk: PairingDesk
+    store: Store
+    stop: Callable[[], None]
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no new launches and wait until nobody streams, or `timeout_s` have gone by."""
+        self.play.accepting = False
+        with trio.move_on_after(timeout_s):
+            await self.play.wait_until_quiet()
+
+
+async def run_edge(
+    config: ProxyConfig,
+    *,
+    task_status: trio.TaskStatus[RunningEdge] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run an edge until it is stopped or cancelled; everything it opened is closed then.
+
+    Raises:
+        StartFailed: a port, a file or the store cannot be had; says which and what to do.
+
+    """
+    state_dir.prepare(config.state_dir)
+    try:
+        key = load_or_create_key(config.state_dir / state_dir.store_key)
+        async with SqliteStore.open(config.state_dir / state_dir.database, key) as store:
+            identity = await _edge_identity(store)
+            async with trio.open_nursery() as nursery:
+                await _Edge(config, store, identity, nursery).run(task_status)
+    except StoreError as error:
+        raise StartFailed(error.reason, str(error)) from error
+
+
+async def _edge_identity(store: Store) -> Identity:
+    record = await store.get_edge_identity()
+    if record is None:
+        made = await trio.to_thread.run_sync(
+            partial(Identity.generate, "moonhost", now=datetime.now(UTC))
+        )
+        record = await store.add_edge_identity(IdentityRecord(made.key_pem, made.certificate.pem))
+    return Identity.from_pem(record.key_pem, record.certificate_pem)
+
+
+class _Edge:
+    """The parts of one edge and the ways between them."""
+
+    def __init__(
+        self, config: ProxyConfig, store: Store, identity: Identity, nursery: trio.Nursery
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._nursery = nursery
+        self._udp_ports = {
+            Flow.VIDEO: config.listen.video_port,
+            Flow.AUDIO: config.listen.audio_port,
+            Flow.CONTROL: config.listen.control_port,
+        }
+        self._fleet = Fleet(store, Registry(max_agents=config.agents.max_agents))
+        self._tunnel_counters = Counters()
+        self._media = Media(nursery, on_end=self._on_flow_end)
+        pairing = HostPairing(store, self._fleet)
+        self._play = Play(config, store, self._fleet, pairing, self._media)
+        self._desk = PairingDesk(
+            identity,
+            max_pending=config.pairing.max_pending,
+            max_pending_per_address=config.pairing.max_pending_per_address,
+            pin_timeout_s=config.pairing.pin_timeout_s,
+        )
+        self._nvhttp = NvHttp(
+            config,
+            str(uuid.UUID(hex=identity.certificate.id[:32])),
+            store,
+            self._fleet,
+            self._desk,
+            self._play,
+            pairing,
+            Assets(self._fleet, pairing),
+        )
+        self._web = WebShell(
+            self._nvhttp,
+            server_context(identity),
+            request_timeout_s=config.limits.request_timeout_s,
+            keep_alive_timeout_s=config.limits.keep_alive_timeout_s,
+        )
+        self._rtsp = RtspProxy(
+            self._play,
+            self._fleet,
+            self._udp_ports,
+            self._start_flow,
+            config.sessions.launch_window_s,
+        )
+        self._doors = Doors(
+            max_connections=config.limits.max_connections,
+            max_connections_per_address=config.limits.max_connections_per_address,
+        )
+
+    async def run(self, task_status: trio.TaskStatus[RunningEdge]) -> None:
+        """Open every port, take up old sessions, and say that the edge runs."""
+        await self._fleet.load_drains()
+        await self._play.restore()
+        await self._open_agents_port()
+        await self._open_udp()
+        for session in self._play.sessions:
+            for flow, terms in session.flows.items():
+                if session.state is not SessionState.PAUSED:
+                    self._start_flow(session, flow, terms)
+        await self._open_tcp()
+        await self._open_admin()
+        self._nursery.start_soon(self._sweep)
+        _log.info(
+            "edge runs",
+            name=self._config.name,
+            http_port=self._config.listen.http_port,
+            https_port=self._config.listen.https_port,
+            agents_port=self._config.agents.port,
+            admin_port=self._config.admin.port,
+        )
+        task_status.started(
+            RunningEdge(
+                play=self._play,
+                fleet=self._fleet,
+                media=self._media,
+                desk=self._desk,
+                store=self._store,
+                stop=self._nursery.cancel_scope.cancel,
+            )
+        )
+
+    async def _open_agents_port(self) -> None:
+        agents = self._config.agents
+        context = state_dir.agents_context(
+            self._config.state_dir, self._config.hostname, agents.certificate, agents.private_key
+        )
+        listener = TunnelListener(
+            authenticate=self._fleet.authenticate,
+            on_agent=self._fleet.serve_agent,
+            observer=self._tunnel_counters,
+            limits=ListenerLimits(max_data_connections=agents.max_data_connections_per_agent),
+        )
+        sockets = await open_doors([agents.address], agents.port)
+        await self._nursery.start(listener.serve, sockets, context)
+
+    async def _open_udp(self) -> None:
+        try:
+            await self._nursery.start(
+                self._media.serve, self._config.listen.addresses, self._udp_ports
+            )
+        except OSError as error:
+            raise StartFailed(
+                "port_taken",
+                f"cannot listen on UDP ports {sorted(self._udp_ports.values())}: "
+                f"{error.strerror}. Stop what uses them, or set others in [listen].",
+            ) from error
+
+    async def _open_tcp(self) -> None:
+        listen = self._config.listen
+        served = [
+            (listen.http_port, self._web.serve_http),
+            (listen.https_port, self._web.serve_https),
+            *((port, self._serve_rtsp) for port in listen.rtsp_port_range),
+        ]
+        for port, handler in served:
+            listeners = await open_doors(listen.addresses, port)
+            await self._nursery.start(self._doors.serve, listeners, handler)
+
+    async def _serve_rtsp(self, connection: Connection) -> None:
+        await self._rtsp.serve(connection.stream, connection.address, connection.local_port)
+
+    async def _open_admin(self) -> None:
+        collector = EdgeCollector(
+            play=self._play,
+            fleet=self._fleet,
+            media=self._media,
+            doors=self._doors,
+            tunnels=self._tunnel_counters,
+        )
+        api = AdminApi(
+            token=state_dir.load_or_create_admin_token(self._config.state_dir),
+            store=self._store,
+            fleet=self._fleet,
+            desk=self._desk,
+            play=self._play,
+            media=self._media,
+            nvhttp=self._nvhttp,
+            metrics=registry(collector),
+        )
+        await self._nursery.start(_serve_admin, api.application(), self._config)
+
+    def _start_flow(self, session: Session, kind: Flow, terms: FlowTerms) -> None:
+        async def open_channel() -> DatagramChannel:
+            tunnel = await self._fleet.wait_for_tunnel(session.backend)
+            return await tunnel.open_flow(
+                host_name(session.backend),
+                terms.host_port,
+                origin=session.id,
+                session=session.id,
+                flow=kind.value,
+                client_address=session.client_address,
+            )
+
+        self._media.add(
+            ClientFlow(
+                session=session.id,
+                kind=kind,
+                secret=terms.edge_secret,
+                client_address=session.client_address,
+                translation=_translation(terms),
+                open_channel=open_channel,
+                silence_timeout_s=self._config.sessions.client_silence_timeout_s,
+                tunnel_grace_s=self._config.sessions.tunnel_grace_s,
+            )
+        )
+
+    def _on_flow_end(self, session: SessionId, kind: Flow, end: FlowEnd) -> None:
+        _log.info("flow ended", session=session, flow=str(kind), why=str(end))
+        if kind is Flow.CONTROL:
+            self._nursery.start_soon(self._play.pause, session, str(end))
+
+    async def _sweep(self) -> None:
+        while True:
+            await trio.sleep(sweep_interval_s)
+            await self._play.pause_abandoned()
+            try:
+                await self._fleet.load_drains()
+            except StoreError as error:
+                _log.error("drains not read", why=str(error))
+
+
+def _translation(terms: FlowTerms) -> Translation:
+    if isinstance(terms.edge_secret, str):
+        host_payload = terms.host_secret if isinstance(terms.host_secret, str) else None
+        return PingTranslation(terms.edge_secret, host_payload)
+    host_data = terms.host_secret if isinstance(terms.host_secret, int) else None
+    return ConnectTranslation(terms.edge_secret, host_data)
+
+
+async def _serve_admin(
+    application: Starlette,
+    config: ProxyConfig,
+    *,
+    task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    settings = hypercorn.config.Config()
+    settings.bind = [f"{config.admin.address}:{config.admin.port}"]
+    settings.graceful_timeout = admin_grace_s
+    settings.shutdown_timeout = admin_grace_s
+    settings.errorlog = None
+    settings.include_server_header = False
+    try:
+        await hypercorn.trio.serve(application, settings, task_status=task_status)  # type: ignore[arg-type]
+    except OSError as error:
+        raise StartFailed(
+            "port_taken",
+            f"cannot listen on {settings.bind[0]} for the admin API: {error.strerror}. "
+            "Set another admin.port in the configuration.",
+        ) from error

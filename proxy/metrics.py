@@ -1,0 +1,98 @@
+"""Figures of a running edge for Prometheus, read from its parts when they are asked for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from proxy.doors import Doors
+from proxy.fleet import Fleet
+from proxy.media import Media
+from proxy.play import Play
+from proxy.sessions import SessionState
+from revdial.observer import Counters
+
+_namespace: Final = "moonhost"
+
+
+class EdgeCollector(Collector):
+    """Turns the edge's own counters into metrics; labels hold only names that the edge gives."""
+
+    def __init__(
+        self, *, play: Play, fleet: Fleet, media: Media, doors: Doors, tunnels: Counters
+    ) -> None:
+        self._play = play
+        self._fleet = fleet
+        self._media = media
+        self._doors = doors
+        self._tunnels = tunnels
+
+    def collect(self) -> Iterator[Metric]:
+        """Read everything once."""
+        states = Counter(session.state for session in self._play.sessions)
+        yield _gauge(
+            "sessions",
+            "Sessions by state.",
+            "state",
+            {state: states[state] for state in SessionState},
+        )
+        yield _gauge(
+            "backend_sessions",
+            "Sessions and reservations of a backend.",
+            "backend",
+            {backend.id: backend.sessions for backend in self._fleet.backends()},
+        )
+        yield _gauge(
+            "backend_healthy",
+            "Whether a backend can take sessions.",
+            "backend",
+            {backend.id: int(backend.healthy) for backend in self._fleet.backends()},
+        )
+        connections = GaugeMetricFamily(
+            f"{_namespace}_client_connections", "TCP connections of clients."
+        )
+        connections.add_metric([], self._doors.open_connections)
+        yield connections
+        yield _counter(
+            "connections_refused", "TCP connections of clients refused.", self._doors.refused
+        )
+        yield _counter(
+            "datagrams_dropped",
+            "Datagrams that were not carried on.",
+            self._media.drops(),
+        )
+        yield _counter(
+            "tunnel_refusals", "What the agents' port turned away.", self._tunnels.refusals
+        )
+        yield _counter("tunnel_losses", "What tunnels dropped or gave up.", self._tunnels.losses)
+        yield _counter("tunnels_ended", "Tunnels that ended.", self._tunnels.downs)
+
+
+def registry(collector: EdgeCollector) -> CollectorRegistry:
+    """Return a registry of its own: a process may hold several edges, as tests do."""
+    made = CollectorRegistry()
+    made.register(collector)
+    return made
+
+
+def _gauge(name: str, text: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"{_namespace}_{name}", text, labels=[label])
+    for value_label, value in values.items():
+        family.add_metric([str(value_label)], value)
+    return family
+
+
+def _counter(name: str, text: str, values: Counter[Any]) -> CounterMetricFamily:
+    family = CounterMetricFamily(f"{_namespace}_{name}", text, labels=["reason"])
+    for reason, value in _sorted(values):
+        family.add_metric([reason], value)
+    return family
+
+
+def _sorted(values: Counter[Any]) -> Iterable[tuple[str, int]]:
+    return sorted((str(reason), value) for reason, value in values.items())
