@@ -41,6 +41,7 @@ class AdminClient:
 
         Raises:
             AdminError: its token cannot be read.
+
         """
         path = config.state_dir / state_dir.admin_token
         return cls(config.admin.address, config.admin.port, _read(path))

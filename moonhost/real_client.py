@@ -272,7 +272,10 @@ def _errors_told() -> Iterator[None]:
         tell(error=error.status_message, status=error.status_code)
     except requests.HTTPError as error:
         response = error.response
-        tell(error="" if response is None else response.text, status=getattr(response, "status_code", None))
+        tell(
+            error="" if response is None else response.text,
+            status=getattr(response, "status_code", None),
+        )
     except (MoonlightError, requests.RequestException, RuntimeError, KeyError) as error:
         tell(error=f"{type(error).__name__}: {error}", status=None)
     else:

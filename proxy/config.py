@@ -99,6 +99,7 @@ class Sessions(_Section):
     launch_timeout_s: Seconds = 90.0
     client_silence_timeout_s: Seconds = 12.0
     tunnel_grace_s: Seconds = 30.0
+    drain_timeout_s: Seconds = 30.0
     max_sessions: Count = 1_000
 
 

@@ -1,0 +1,376 @@
+"""The command line: one command, ``moonhost``, for every process and every operator's task."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import cyclopts
+import trio
+from cyclopts import Parameter
+
+from backends.errors import BackendError
+from backends.model import is_valid_name
+from backends.sqlite import SqliteStore
+from backends.tokens import new_agent_token, token_hash
+from backends.vault import load_or_create_key
+from moonhost import logs
+from moonhost.admin_client import AdminClient, AdminError
+from proxy import state_dir
+from proxy.config import ProxyConfig
+from proxy.edge import RunningEdge, run_edge
+from proxy.errors import EdgeError
+from settings import ConfigError, load_toml
+
+default_proxy_config: Final = Path("/etc/moonhost/proxy.toml")
+default_agent_config: Final = Path("/etc/moonhost/agent.toml")
+proxy_environment: Final = "MOONHOST_PROXY"
+
+ProxyConfigPath = Annotated[
+    Path,
+    Parameter(name=["--config", "-c"], help="The edge's TOML file.", env_var="MOONHOST_CONFIG"),
+]
+AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
+
+app = cyclopts.App(
+    name="moonhost",
+    help="One public hostname in front of many Moonlight hosts, also behind NAT.",
+    backend="trio",
+    version_flags=["--version"],
+)
+token_app = cyclopts.App(name="token", help="Make tokens.")
+clients_app = cyclopts.App(name="clients", help="The clients that are paired with the edge.")
+sessions_app = cyclopts.App(name="sessions", help="The sessions that run now.")
+app.command(token_app)
+app.command(clients_app)
+app.command(sessions_app)
+
+
+class CommandFailed(Exception):
+    """A command could not do its work; ``str()`` says why and what to do."""
+
+
+_told_plainly: Final = (CommandFailed, AdminError, ConfigError, EdgeError, BackendError)
+
+
+def main() -> None:
+    """Run the command that the arguments name; exit with 1 and one message if it fails."""
+    failures: list[BaseException] = []
+    try:
+        app()
+    except* _told_plainly as group:
+        failures += _leaves(group)
+    for failure in failures:
+        print(f"moonhost: {failure}", file=sys.stderr)
+    if failures:
+        sys.exit(1)
+
+
+@app.command
+async def proxy(*, config: ProxyConfigPath = default_proxy_config) -> None:
+    """Run an edge: what clients and agents reach."""
+    settings = _proxy_settings(config)
+    logs.configure(settings.log_level)
+    async with trio.open_nursery() as nursery:
+        edge = await nursery.start(run_edge, settings)
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            if await anext(signals) == signal.SIGTERM:
+                await _drain(edge, settings.sessions.drain_timeout_s, signals)
+        edge.stop()
+
+
+async def _drain(edge: RunningEdge, timeout_s: float, signals: AsyncIterator[int]) -> None:
+    """Wait until nobody plays; another signal ends the wait."""
+
+    async def drain() -> None:
+        await edge.drain(timeout_s)
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(drain)
+        await anext(signals)
+        nursery.cancel_scope.cancel()
+
+
+@app.command
+async def agent(
+    *,
+    config: Annotated[
+        Path, Parameter(name=["--config", "-c"], help="The agent's TOML file.")
+    ] = default_agent_config,
+) -> None:
+    """Run an agent beside one or more hosts: it dials home to the edge."""
+    from agent.config import load
+    from agent.service import run_agent
+
+    settings = load(_existing(config))
+    logs.configure(settings.log_level)
+    await _until_signal(lambda: run_agent(settings))
+
+
+@app.command
+async def pair(
+    pin: Annotated[str | None, Parameter(help="The PIN that the device shows.")] = None,
+    *,
+    request: Annotated[
+        str | None, Parameter(help="Which device, if several wait: an id from the list.")
+    ] = None,
+    config: ProxyConfigPath = default_proxy_config,
+    as_json: AsJson = False,
+) -> None:
+    """List the devices that wait to be paired, or pair one by the PIN that it shows."""
+    async with AdminClient.of(_proxy_settings(config)) as edge:
+        pending = await edge.get("/api/v1/pairings")
+        if pin is None:
+            _show(pending, as_json, ("id", "address", "device", "asked_at"), "No device waits.")
+            return
+        attempt = request or _only(pending)
+        result = await edge.post(f"/api/v1/pairings/{attempt}", {"pin": pin})
+    if as_json:
+        print(json.dumps(result))
+    if result["outcome"] != "paired":
+        raise CommandFailed(_pairing_failed.get(result["outcome"], "The pairing failed."))
+    if not as_json:
+        print("Paired.")
+
+
+@clients_app.default
+async def clients(
+    *, config: ProxyConfigPath = default_proxy_config, as_json: AsJson = False
+) -> None:
+    """List the paired clients."""
+    async with AdminClient.of(_proxy_settings(config)) as edge:
+        known = await edge.get("/api/v1/clients")
+    _show(known, as_json, ("id", "name", "paired_at", "app"), "No client is paired.")
+
+
+@clients_app.command
+async def unpair(client: str, *, config: ProxyConfigPath = default_proxy_config) -> None:
+    """Unpair a client, by its id or the beginning of it, and end its session."""
+    async with AdminClient.of(_proxy_settings(config)) as edge:
+        await edge.delete(f"/api/v1/clients/{_path_part(client)}")
+    print("Unpaired.")
+
+
+@sessions_app.default
+async def sessions(
+    *, config: ProxyConfigPath = default_proxy_config, as_json: AsJson = False
+) -> None:
+    """List the sessions."""
+    async with AdminClient.of(_proxy_settings(config)) as edge:
+        running = await edge.get("/api/v1/sessions")
+    columns = ("id", "client_address", "backend", "region", "app", "mode", "state", "started_at")
+    _show(running, as_json, columns, "Nobody plays.")
+
+
+@sessions_app.command
+async def end(session: str, *, config: ProxyConfigPath = default_proxy_config) -> None:
+    """End a session and the app that runs for it."""
+    async with AdminClient.of(_proxy_settings(config)) as edge:
+        await edge.delete(f"/api/v1/sessions/{_path_part(session)}")
+    print("Ended.")
+
+
+@app.command
+async def backends(
+    *, config: ProxyConfigPath = default_proxy_config, as_json: AsJson = False
+) -> None:
+    """List the hosts whose agents are connected."""
+    async with AdminClient.of(_proxy_settings(config)) as edge:
+        known = await edge.get("/api/v1/backends")
+    columns = ("id", "region", "healthy", "draining", "sessions", "max_sessions", "rtt_ms")
+    _show(known, as_json, columns, "No agent is connected.")
+
+
+@token_app.command(name="agent")
+async def token_agent(name: str, *, config: ProxyConfigPath = default_proxy_config) -> None:
+    """Make a token for an agent and print it, once: only a hash of it is kept.
+
+    NAME is the agent's id in its configuration. The edge need not be running, nor be restarted.
+    """
+    if not is_valid_name(name):
+        raise CommandFailed(
+            "An agent's name has 1 to 64 letters, digits, dots, dashes or underscores."
+        )
+    folder = _proxy_settings(config).state_dir
+    state_dir.prepare(folder)
+    key = load_or_create_key(folder / state_dir.store_key)
+    token = new_agent_token()
+    async with SqliteStore.open(folder / state_dir.database, key) as store:
+        await store.put_agent_token(name, token_hash(token), datetime.now(UTC))
+    print(token)
+
+
+@app.command(name="simulate-host")
+async def simulate_host(
+    *,
+    name: str = "simulated",
+    region: str = "here",
+    address: str = "127.0.0.1",
+    http_port: int = 47989,
+    https_port: int = 47984,
+    rtsp_port: int = 48010,
+    video_port: int = 48100,
+    audio_port: int = 48200,
+    control_port: int = 47999,
+    api_socket: Path | None = None,
+    state_folder: Annotated[Path | None, Parameter(name="--state-dir")] = None,
+    behave_like: Annotated[str, Parameter(help="wolf-2026, wolf-2024 or ideal")] = "wolf-2026",
+    max_sessions: int = 4,
+    log_level: str = "info",
+) -> None:
+    """Run a host without a GPU: a test card and a melody, for real Moonlight clients.
+
+    API_SOCKET is where its Wolf-like API listens, for an agent's `wolf_socket`.
+    """
+    try:
+        from simulator.config import HostConfig, Traps
+        from simulator.host import run_host
+    except ImportError as error:
+        raise CommandFailed(
+            f"{error.name} is missing: install moonhost with its extra, 'moonhost[simulator]'."
+        ) from error
+    worlds = {"wolf-2026": Traps.wolf_2026, "wolf-2024": Traps.wolf_2024, "ideal": Traps.none}
+    if behave_like not in worlds:
+        raise CommandFailed(f"--behave-like is one of {', '.join(worlds)}.")
+    if log_level not in logs.levels:
+        raise CommandFailed(f"--log-level is one of {', '.join(logs.levels)}.")
+    logs.configure(log_level)
+    host = HostConfig(
+        name=name,
+        region=region,
+        address=address,
+        http_port=http_port,
+        https_port=https_port,
+        rtsp_port=rtsp_port,
+        video_port=video_port,
+        audio_port=audio_port,
+        control_port=control_port,
+        api_socket=api_socket,
+        state_dir=state_folder,
+        traps=worlds[behave_like](),
+        max_sessions=max_sessions,
+    )
+    try:
+        await _until_signal(lambda: run_host(host))
+    except* OSError as errors:
+        first = errors.exceptions[0]
+        raise CommandFailed(f"The host cannot listen at {address}: {first}") from None
+
+
+@app.command
+async def demo(
+    *,
+    check: Annotated[
+        bool,
+        Parameter(negative="", help="Exit when the client has played; status 0 if all is well."),
+    ] = False,
+    as_json: AsJson = False,
+    mode: Annotated[str, Parameter(help="WIDTHxHEIGHTxFPS")] = "1280x720x30",
+    bitrate: Annotated[int, Parameter(help="kbit/s")] = 10_000,
+    listen: Annotated[str, Parameter(help="The address the edge listens at.")] = "127.0.0.1",
+) -> None:
+    """Run everything on this machine: an edge, three hosts behind agents, and a real client.
+
+    The hosts are simulated and need no GPU. A real Moonlight client pairs, lists, launches and
+    shows what it decoded; then the demo stays up for your own Moonlight until Ctrl-C.
+    """
+    from moonhost.demo import DemoFailed, DemoOptions, run_demo
+
+    try:
+        passed = await run_demo(DemoOptions(check, as_json, mode, bitrate, listen))
+    except DemoFailed as error:
+        raise CommandFailed(str(error)) from error
+    if not passed:
+        sys.exit(1)
+
+
+_pairing_failed: Final = {
+    "wrong_pin": "That was not the PIN that the device shows. Start the pairing there again.",
+    "wrong_signature": "The device did not prove its certificate. Start the pairing there again.",
+}
+
+
+def _proxy_settings(path: Path) -> ProxyConfig:
+    return load_toml(_existing(path), ProxyConfig, proxy_environment)
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise CommandFailed(
+            f"{path} does not exist. Name your configuration with --config; "
+            "config.example.toml shows what to put in it."
+        )
+    return path
+
+
+def _only(pending: list[dict[str, Any]]) -> str:
+    if not pending:
+        raise CommandFailed("No device waits to be paired. Start the pairing in Moonlight first.")
+    if len(pending) > 1:
+        raise CommandFailed(
+            "Several devices wait. Say which with --request ID; `moonhost pair` lists them."
+        )
+    return str(pending[0]["id"])
+
+
+def _path_part(text: str) -> str:
+    if not text.isalnum():
+        raise CommandFailed("An id has letters and digits only; the list shows it.")
+    return text
+
+
+def _show(
+    rows: list[dict[str, Any]], as_json: bool, columns: tuple[str, ...], nothing: str
+) -> None:
+    if as_json:
+        print(json.dumps(rows))
+        return
+    if not rows:
+        print(nothing)
+        return
+    table = [columns, *([_cell(row[column]) for column in columns] for row in rows)]
+    widths = [max(len(line[index]) for line in table) for index in range(len(columns))]
+    for line in table:
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        )
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+async def _until_signal(run: Callable[[], Awaitable[None]]) -> None:
+    """Run something until SIGTERM or SIGINT."""
+
+    async def wait() -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            await anext(signals)
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await run()
+        nursery.cancel_scope.cancel()
+
+
+def _leaves(group: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+if __name__ == "__main__":
+    main()
