@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 from urllib.parse import quote
 
 import structlog
@@ -16,7 +17,7 @@ from websockets.exceptions import ConnectionClosed
 
 from revdial.backlog import limits_of
 from revdial.connector import Connector, NotConnected
-from revdial.errors import BadMessage, DialRefused, RequestFailed, TunnelError, printable
+from revdial.errors import BadMessage, DialRefused, RequestFailed, TunnelError, printable, where
 from revdial.flow import DatagramChannel
 from revdial.framing import Preamble
 from revdial.limits import DialerLimits
@@ -40,6 +41,32 @@ from revdial.websocket import TunnelWebSocket, data_path, why_closed
 
 max_close_reason_bytes = 120
 internal_error = 1011
+
+
+# How a stream or a flow may end without anybody's fault.
+_ENDS = (
+    TunnelError,
+    ConnectionClosed,
+    OSError,
+    trio.BrokenResourceError,
+    trio.ClosedResourceError,
+    trio.TooSlowError,
+)
+_E = TypeVar("_E", bound=Exception)
+
+
+def _first(error: Exception, kind: type[_E]) -> _E | None:
+    """The error, or the first in its group, that is of this kind."""
+    if isinstance(error, ExceptionGroup):
+        return next((found for e in error.exceptions if (found := _first(e, kind))), None)
+    return error if isinstance(error, kind) else None
+
+
+def _only(error: Exception, kinds: tuple[type[Exception], ...]) -> bool:
+    """Whether the error, or each in its group, is of these kinds."""
+    if isinstance(error, ExceptionGroup):
+        return error.split(kinds)[1] is None
+    return isinstance(error, kinds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +138,9 @@ class Answering:
                     await self._outbox.put(await self._agent.heartbeat())
             except TunnelError as error:
                 self._log.warning("heartbeat_not_sent", reason=error.reason)
-            except Exception:
+            except Exception as error:
                 # Telemetry that fails must not cost the tunnel its sessions.
-                self._log.exception("heartbeat_failed")
+                self._log.error("heartbeat_failed", error=where(error))
             await trio.sleep(interval_s)
 
     def _receive(self, message: FromEdge, nursery: trio.Nursery) -> None:
@@ -144,8 +171,8 @@ class Answering:
             await self._tell(DialFailed(dial.id, "dial_back_failed", error.message))
         except trio.TooSlowError:
             await self._tell(DialFailed(dial.id, "timeout", "the agent was too slow"))
-        except Exception:
-            log.exception("dial_failed")
+        except Exception as error:
+            log.error("dial_failed", error=where(error))
             await self._tell(DialFailed(dial.id, "internal_error", "the agent failed"))
         finally:
             self._dials -= 1
@@ -182,24 +209,18 @@ class Answering:
         """Run the agent's code; how the data connection is to be closed after it."""
         try:
             await work
-        except DialRefused as error:
-            text = f"{error.reason}: {error.message}".encode()[:max_close_reason_bytes]
-            return CloseCode.DIAL_FAILED, text.decode(errors="ignore")
-        except BadMessage as error:
-            return CloseCode.PROTOCOL_ERROR, error.message
-        except (
-            TunnelError,
-            ConnectionClosed,
-            OSError,
-            trio.BrokenResourceError,
-            trio.ClosedResourceError,
-            trio.TooSlowError,
-        ) as error:
-            self._log.debug("data_connection_ended", error=type(error).__name__)
+        except Exception as error:
+            refused = _first(error, DialRefused)
+            if refused is not None:
+                text = f"{refused.reason}: {refused.message}".encode()[:max_close_reason_bytes]
+                return CloseCode.DIAL_FAILED, text.decode(errors="ignore")
+            if (bad := _first(error, BadMessage)) is not None:
+                return CloseCode.PROTOCOL_ERROR, bad.message
+            if not _only(error, _ENDS):
+                self._log.error("data_connection_failed", error=where(error))
+                return internal_error, "the agent failed"
+            self._log.debug("data_connection_ended", error=where(error))
             return internal_error, "the connection to the host broke"
-        except Exception:
-            self._log.exception("data_connection_failed")
-            return internal_error, "the agent failed"
         return 1000, ""
 
     async def _answer_request(self, request: Request) -> None:
@@ -221,8 +242,8 @@ class Answering:
             return Reply(request.id, ok=False, reason=error.reason, message=error.message)
         except trio.TooSlowError:
             return Reply(request.id, ok=False, reason="timeout", message="the agent was too slow")
-        except Exception:
-            self._log.exception("request_failed", method=printable(request.method))
+        except Exception as error:
+            self._log.error("request_failed", error=where(error), method=printable(request.method))
             return Reply(request.id, ok=False, reason="internal_error", message="the agent failed")
 
     async def _tell(self, message: DialFailed | Reply) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
+from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 import trio
+from websockets.client import ClientProtocol
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
-from websockets.trio.client import connect
+from websockets.uri import parse_uri
 
 from revdial.backoff import Outcome
 from revdial.errors import TunnelError, printable
@@ -53,48 +53,65 @@ class Connector:
         self._base = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
         self._token = token
         self._limits = limits
-        self._connect = partial(
-            connect,
-            ssl=ssl_context,
-            compression=None,
-            proxy=None,
-            ping_interval=limits.ping_interval_s,
-            ping_timeout=limits.ping_timeout_s,
-            close_timeout=close_timeout_s,
-            max_queue=max_queued_messages,
-            logger=library_log(),
-            create_connection=ClientWebSocket,
-        )
+        self._ssl_context = ssl_context
+        self._library_log = library_log()
 
     @asynccontextmanager
     async def open(self, path: str) -> AsyncIterator[ClientWebSocket]:
-        """A WebSocket to this path of the edge for as long as the block runs, or `NotConnected`."""
-        async with AsyncExitStack() as stack:
+        """A WebSocket to this path of the edge for as long as the block runs, or `NotConnected`.
+
+        What the block raises comes out in an exception group, as of a nursery.
+        """
+        failed: NotConnected | None = None
+        async with trio.open_nursery() as nursery:
             try:
-                with trio.fail_after(self._limits.handshake_timeout_s):
-                    stream = await self._open_stream()
-                    websocket = await stack.enter_async_context(
-                        self._connect(
-                            self._base + path,
-                            stream=stream,
-                            additional_headers={"Authorization": f"Bearer {self._token}"},
-                            max_size=message_limit(path),
-                            open_timeout=None,
-                        )
-                    )
-            except trio.TooSlowError:
-                raise NotConnected(Outcome.FAILED, "the edge did not answer in time") from None
-            except (
-                OSError,
-                InvalidHandshake,
-                ConnectionClosed,
-                trio.BrokenResourceError,
-                # The library's answer to a redirect.
-                ValueError,
-            ) as error:
-                raise explain(error) from None
-            assert isinstance(websocket, ClientWebSocket)  # noqa: S101 - as asked for
-            yield websocket
+                websocket = await self._connect(nursery, path)
+            except NotConnected as error:
+                failed = error
+            else:
+                websocket.start_keepalive()
+                yield websocket
+                await websocket.close_politely()
+            nursery.cancel_scope.cancel()
+        if failed is not None:
+            raise failed
+
+    async def _connect(self, nursery: trio.Nursery, path: str) -> ClientWebSocket:
+        try:
+            with trio.fail_after(self._limits.handshake_timeout_s):
+                return await self._handshake(nursery, path, await self._open_stream())
+        except trio.TooSlowError:
+            raise NotConnected(Outcome.FAILED, "the edge did not answer in time") from None
+        except (OSError, InvalidHandshake, ConnectionClosed, trio.BrokenResourceError) as error:
+            raise explain(error) from None
+
+    async def _handshake(
+        self, nursery: trio.Nursery, path: str, stream: trio.abc.Stream
+    ) -> ClientWebSocket:
+        try:
+            if self._ssl_context is not None:
+                stream = trio.SSLStream(
+                    stream, self._ssl_context, server_hostname=self.host, https_compatible=True
+                )
+                await stream.do_handshake()
+            websocket = ClientWebSocket(
+                nursery,
+                stream,
+                ClientProtocol(
+                    parse_uri(self._base + path),
+                    max_size=message_limit(path),
+                    logger=self._library_log,
+                ),
+                ping_interval=self._limits.ping_interval_s,
+                ping_timeout=self._limits.ping_timeout_s,
+                close_timeout=close_timeout_s,
+                max_queue=max_queued_messages,
+            )
+            await websocket.handshake({"Authorization": f"Bearer {self._token}"}, None)
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        return websocket
 
     async def _open_stream(self) -> trio.SocketStream:
         stream = await trio.open_tcp_stream(self.host, self.port)

@@ -7,6 +7,7 @@ one sentence for people; what a peer named in it has been cleaned by `printable`
 from __future__ import annotations
 
 import re
+import traceback
 
 _NOT_A_TOKEN = re.compile(r"[^a-z0-9_]+")
 
@@ -52,6 +53,15 @@ class RequestFailed(TunnelError):
     """The agent answered a request with an error, or not in time (`reason` "timeout")."""
 
     default_reason = "request_failed"
+
+
+def where(error: BaseException) -> str:
+    """A bug for one line of a log: its type and place. No text, no values: they may be secrets."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}"
 
 
 def printable(text: str, max_length: int = 120) -> str:

@@ -23,7 +23,7 @@ from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 from websockets.trio.server import Server, ServerConnection
 
-from revdial.errors import BadMessage, TunnelClosed, printable
+from revdial.errors import BadMessage, TunnelClosed, printable, where
 from revdial.limits import ListenerLimits
 from revdial.messages import CloseCode, Hello, decode_from_agent, protocol_version
 from revdial.observer import Counters, Refusal, TunnelObserver
@@ -133,8 +133,8 @@ class TunnelListener:
                 unsent_limit_bytes=self._limits.tcp_unsent_limit_bytes,
             )
             await self._serve_connection(visitor, stream, ssl_context)
-        except Exception:
-            self._log.exception("agent_connection_failed", address=visitor.address)
+        except Exception as error:
+            self._log.error("agent_connection_failed", error=where(error), address=visitor.address)
         finally:
             self._waiting.discard(visitor)
             if visitor.claim is not None:
@@ -209,7 +209,7 @@ class TunnelListener:
         try:
             agent_id = await self._authenticate(bearer)
         except Exception as error:
-            self._log.error("agent_authentication_unavailable", error=type(error).__name__)
+            self._log.error("agent_authentication_unavailable", error=where(error))
             return self._deny(visitor, connection, Refusal.AUTHENTICATION_UNAVAILABLE)
         if agent_id is None:
             return self._deny(visitor, connection, Refusal.BAD_TOKEN)

@@ -17,6 +17,7 @@ from revdial.errors import (
     TunnelClosed,
     printable,
     token,
+    where,
 )
 from revdial.flow import DatagramChannel
 from revdial.framing import FlowKind, Preamble
@@ -247,8 +248,8 @@ class AgentTunnel:
         """Run the owner's code; its bugs end this tunnel, not the listener."""
         try:
             await on_agent(self)
-        except Exception:
-            self._log.exception("agent_handler_failed")
+        except Exception as error:
+            self._log.error("agent_handler_failed", error=where(error))
             self.close(CloseCode.DONE, "handler_failed")
         else:
             self.close(CloseCode.DONE, "handler_returned")

@@ -4,7 +4,7 @@ Two things of websockets 17.4 on trio do not suit a relay, and are put right her
 
 - Its reader takes the send lock after every read, even with nothing to send. When both sides have
   a full pipe, each reader waits for its own sender and nobody reads: a deadlock. Here the reader
-  never waits for a sender; the sender writes the reader's replies (pongs) when it is through.
+  never waits for a sender: its replies (pongs) are written by a task of their own.
 - A reader paused by a full queue is not woken when the connection is closed, and a reader that is
   cancelled while it closes leaves others waiting for its messages. Here every way of closing lets
   go of both.
@@ -54,6 +54,7 @@ class TunnelWebSocket(Connection):
     """What tunnels need of a connection, on either side."""
 
     _reader: trio.lowlevel.Task | None = None
+    _replying = False
 
     async def recv_events(self) -> None:
         """Read for as long as the connection lives; the library starts this once."""
@@ -62,15 +63,22 @@ class TunnelWebSocket(Connection):
 
     async def send_data(self) -> None:
         """Write what the protocol has to say, in order; see the module for why this differs."""
-        if (
-            self.send_lock.locked()
-            and trio.lowlevel.current_task() is self._reader
-            and len(self.protocol.writes) <= max_pending_replies
-        ):
-            return
-        await super().send_data()
-        while self.protocol.writes:
+        pending = len(self.protocol.writes)
+        if trio.lowlevel.current_task() is not self._reader or pending > max_pending_replies:
             await super().send_data()
+        elif pending and not self._replying:
+            self._replying = True
+            self.nursery.start_soon(self._reply)
+
+    async def _reply(self) -> None:
+        try:
+            while self.protocol.writes:
+                await super().send_data()
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            # The reader meets the same end, and tells everybody.
+            return
+        finally:
+            self._replying = False
 
     async def close_stream(self) -> None:
         """Close at once, and let go of everybody who waits, also when this is cancelled."""
