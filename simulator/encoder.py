@@ -14,7 +14,13 @@ from typing import Final
 import av
 from av.video.frame import PictureType
 
-from simulator.testcard import TestCard
+from simulator.testcard import MIN_HEIGHT, MIN_WIDTH, TestCard
+
+MAX_WIDTH: Final = 4096
+MAX_HEIGHT: Final = 2304
+MAX_FPS: Final = 240
+MIN_BITRATE_KBPS: Final = 100
+MAX_BITRATE_KBPS: Final = 500_000
 
 # How much larger than its share of the bitrate a frame may be, in tenths of a frame.
 _BUFFER_TENTHS_OF_FRAME: Final = 15
@@ -22,6 +28,24 @@ _X264_PARAMETERS: Final = (
     "nal-hrd=cbr:filler=1:keyint=infinite:scenecut=0:sliced-threads=0"
     ":vbv-maxrate={kbps}:vbv-bufsize={buffer}"
 )
+
+
+def check_mode(width: int, height: int, fps: int) -> None:
+    """Raise ValueError, with a sentence for the client, where the picture cannot be made."""
+    if width % 2 or height % 2:
+        raise ValueError(f"The host makes pictures of even sizes only, not {width}x{height}")
+    if not (MIN_WIDTH <= width <= MAX_WIDTH and MIN_HEIGHT <= height <= MAX_HEIGHT):
+        raise ValueError(
+            f"The host makes pictures from {MIN_WIDTH}x{MIN_HEIGHT} to {MAX_WIDTH}x{MAX_HEIGHT}, "
+            f"not {width}x{height}"
+        )
+    if not 0 < fps <= MAX_FPS:
+        raise ValueError(f"The host makes up to {MAX_FPS} frames a second, not {fps}")
+
+
+def bounded_bitrate_kbps(asked_kbps: int) -> int:
+    """The bitrate nearest to what was asked that the encoder can do."""
+    return min(max(asked_kbps, MIN_BITRATE_KBPS), MAX_BITRATE_KBPS)
 
 
 @dataclass(frozen=True, slots=True)

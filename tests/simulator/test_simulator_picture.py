@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from simulator.encoder import CardEncoder
+from simulator.encoder import CardEncoder, check_mode
 from simulator.font import Face
 from simulator.testcard import TestCard, read_counter
 
@@ -78,10 +78,20 @@ def test_the_moving_bar_leaves_no_trail() -> None:
     assert np.array_equal(card._luma, before)
 
 
-@pytest.mark.parametrize(("width", "height"), [(641, 360), (640, 361), (64, 48)])
-def test_a_size_that_cannot_be_drawn_is_refused(width: int, height: int) -> None:
-    with pytest.raises(ValueError, match="picture"):
-        TestCard(width, height, region="x", title="y")
+@pytest.mark.parametrize(
+    ("width", "height", "fps"),
+    [
+        (641, 360, 60),
+        (640, 361, 60),
+        (64, 48, 60),
+        (8192, 4096, 60),
+        (640, 360, 0),
+        (640, 360, 500),
+    ],
+)
+def test_a_mode_that_cannot_be_made_is_refused(width: int, height: int, fps: int) -> None:
+    with pytest.raises(ValueError, match="The host makes"):
+        check_mode(width, height, fps)
 
 
 @pytest.mark.parametrize(("kbps", "fps"), [(2000, 30), (8000, 60), (16000, 60)])

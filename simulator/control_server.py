@@ -1,0 +1,201 @@
+"""The host's control port: one UDP socket on which every client has its ENet connection.
+
+A client's CONNECT is matched to its session; from then on its packets carry the peer number that
+the host gave it. What arrives is encrypted under the session's key, and of all it says the host
+heeds one wish: a new key frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+import trio
+from moonlight.control import ControlCipher, ControlMessage, termination_payload
+
+from moonlight import enet
+from moonlight.enet_peer import Connected, Disconnected, EnetEvent, EnetPeer, Received
+from moonlight.errors import ProtocolError
+from simulator.config import HostConfig
+from simulator.ids import SessionId
+from simulator.matching import match_connect
+from simulator.sessions import Session, SessionTable
+from simulator.stream import Counters
+from simulator.udp import Address, UdpPort
+
+_URGENT_CHANNEL: Final = 1
+"""Where hosts send what concerns the stream itself."""
+_MAX_PEERS: Final = 64
+_IDLE_S: Final = 60.0
+
+_IDR_WISHES: Final = (ControlMessage.IDR_REQUEST, ControlMessage.INVALIDATE_REFERENCE_FRAMES)
+
+_log = structlog.get_logger("simulator.control")
+
+Tell = Callable[[SessionId], None]
+
+
+@dataclass(slots=True, eq=False)
+class _Peer:
+    """One client's connection."""
+
+    session: SessionId
+    address: Address
+    enet: EnetPeer
+    cipher: ControlCipher = field(repr=False)
+
+
+class ControlServer:
+    """All control connections of a host. Use inside `run`."""
+
+    def __init__(self, config: HostConfig, sessions: SessionTable, counters: Counters) -> None:
+        self._config = config
+        self._sessions = sessions
+        self._counters = counters
+        self._peers: dict[int, _Peer] = {}
+        self._port: UdpPort | None = None
+        self._on_idr: Tell = _tell_nobody
+        self._on_left: Tell = _tell_nobody
+        self._waiting: trio.CancelScope | None = None
+
+    @property
+    def port(self) -> int:
+        """The UDP port that was taken."""
+        if self._port is None:
+            raise RuntimeError("the control port is used inside run()")
+        return self._port.port
+
+    async def run(
+        self,
+        on_idr: Tell,
+        on_left: Tell,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve; `on_idr` is told who wants a key frame, `on_left` whose client has left."""
+        self._on_idr, self._on_left = on_idr, on_left
+        port = self._port = UdpPort(self._config.address, self._config.control_port)
+        try:
+            task_status.started()
+            while True:
+                with trio.move_on_after(self._next_timeout_s()) as self._waiting:
+                    datagram, address = await port.receive()
+                    self._receive(datagram, address)
+                self._let_time_pass()
+        finally:
+            port.close()
+
+    def terminate(self, session_id: SessionId) -> None:
+        """Tell the session's client that its session has ended, then say goodbye."""
+        for peer in self._peers.values():
+            if peer.session == session_id:
+                if peer.enet.connected:
+                    message = peer.cipher.seal(ControlMessage.TERMINATION, termination_payload())
+                    peer.enet.send(_URGENT_CHANNEL, message)
+                peer.enet.disconnect()
+        self._wake()
+
+    def drop(self, session_id: SessionId) -> None:
+        """Forget the session's client."""
+        for number, peer in list(self._peers.items()):
+            if peer.session == session_id:
+                del self._peers[number]
+
+    def _wake(self) -> None:
+        """Send what is queued, and reckon anew when to wake up next."""
+        self._flush()
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    def _receive(self, datagram: bytes, address: Address) -> None:
+        try:
+            peer = self._peer_of(datagram, address)
+            events = [] if peer is None else peer.enet.receive(datagram, _now_ms())
+        except ProtocolError:
+            self._counters.control_invalid += 1
+            return
+        if peer is not None:
+            self._act(peer, events)
+
+    def _peer_of(self, datagram: bytes, address: Address) -> _Peer | None:
+        number = enet.peer_id(datagram)
+        if number != enet.NO_PEER:
+            peer = None if number is None else self._peers.get(number)
+            return peer if peer is not None and peer.address == address else None
+        data = enet.connect_data(datagram)
+        if data is None:
+            return None
+        session_id = match_connect(
+            self._sessions.claims(), data=data, source=address[0], traps=self._config.traps
+        )
+        session = self._sessions.get(session_id)
+        if session is None:
+            self._counters.control_unmatched += 1
+            return None
+        return self._welcome(session, address)
+
+    def _welcome(self, session: Session, address: Address) -> _Peer | None:
+        """The connection that a CONNECT belongs to: one that has begun already, or a new one."""
+        for peer in self._peers.values():
+            if peer.session == session.id and peer.address == address and not peer.enet.closed:
+                return peer
+        self.drop(session.id)
+        free = next((number for number in range(_MAX_PEERS) if number not in self._peers), None)
+        if free is None:
+            return None
+        settings = session.settings
+        version = 2 if settings is not None and settings.encryption_enabled & 1 else 1
+        cipher = ControlCipher(session.launch.rikey, "host", version=version)
+        peer = _Peer(session.id, address, EnetPeer.server(free), cipher)
+        self._peers[free] = peer
+        return peer
+
+    def _act(self, peer: _Peer, events: list[EnetEvent]) -> None:
+        for event in events:
+            match event:
+                case Connected():
+                    self._counters.control_connects += 1
+                case Received(data=data):
+                    self._hear(peer, data)
+                case Disconnected(reason=reason):
+                    _log.info("control_closed", session=peer.session, reason=reason)
+                    if reason != "local":
+                        self._on_left(peer.session)
+
+    def _hear(self, peer: _Peer, data: bytes) -> None:
+        try:
+            kind, _ = peer.cipher.open(data)
+        except ProtocolError:
+            self._counters.control_invalid += 1
+            return
+        if kind in _IDR_WISHES:
+            self._on_idr(peer.session)
+
+    def _let_time_pass(self) -> None:
+        now = _now_ms()
+        for peer in list(self._peers.values()):
+            self._act(peer, peer.enet.tick(now))
+        self._flush()
+        for number, peer in list(self._peers.items()):
+            if peer.enet.closed:
+                del self._peers[number]
+
+    def _flush(self) -> None:
+        if self._port is not None:
+            for peer in self._peers.values():
+                self._port.send(peer.enet.datagrams(_now_ms()), peer.address)
+
+    def _next_timeout_s(self) -> float:
+        now = _now_ms()
+        times = [peer.enet.next_timeout(now) for peer in self._peers.values()]
+        return min((time / 1000 for time in times if time is not None), default=_IDLE_S)
+
+
+def _now_ms() -> int:
+    return int(trio.current_time() * 1000)
+
+
+def _tell_nobody(_session: SessionId) -> None:
+    return

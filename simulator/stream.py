@@ -1,0 +1,187 @@
+"""One session's video and audio, paced by deadlines, from its first ping on.
+
+A frame that cannot be sent in its time is left out and counted: a late host drops frames, it does
+not send them in a burst.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+import trio
+from moonlight.announce import StreamSettings
+
+from moonlight.audio import AudioCipher, AudioPacketiser
+from moonlight.video import FramePacketiser
+from simulator.encoder import CardEncoder, bounded_bitrate_kbps
+from simulator.sessions import Session
+from simulator.testcard import TestCard
+from simulator.tone import encode_tone
+from simulator.udp import Address, UdpPort
+
+_CLOCK_HZ: Final = 90_000
+_MAX_AUDIO_DELAY_S: Final = 0.1
+"""Audio that is later than this is left out."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a host has done since it started."""
+
+    frames_sent: int = 0
+    frames_skipped: int = 0
+    idr_frames: int = 0
+    idr_requests: int = 0
+    video_datagrams: int = 0
+    audio_datagrams: int = 0
+    audio_skipped: int = 0
+    datagrams_dropped: int = 0
+    pings: int = 0
+    pings_unmatched: int = 0
+    control_connects: int = 0
+    control_unmatched: int = 0
+    control_invalid: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Destination:
+    """Where one flow of a session goes: the address its latest ping came from."""
+
+    port: UdpPort
+    address: Address | None = None
+    heard_at: float = 0.0
+    known: trio.Event = field(default_factory=trio.Event)
+
+    def heard(self, port: UdpPort, address: Address, now: float) -> bool:
+        """Take a ping; tells whether it came from somewhere new."""
+        new = address != self.address
+        self.port, self.address, self.heard_at = port, address, now
+        self.known.set()
+        return new
+
+    def forget(self) -> None:
+        """Send nothing more until the next ping."""
+        self.address = None
+        self.known = trio.Event()
+
+    def send(self, datagrams: list[bytes], counters: Counters) -> int:
+        """Send a burst; gives how many the kernel took."""
+        if self.address is None:
+            return 0
+        sent, dropped = self.port.sent, self.port.dropped
+        self.port.send(datagrams, self.address)
+        counters.datagrams_dropped += self.port.dropped - dropped
+        return self.port.sent - sent
+
+
+class Stream:
+    """Runs from PLAY until the client leaves."""
+
+    def __init__(
+        self,
+        session: Session,
+        settings: StreamSettings,
+        *,
+        region: str,
+        video: Destination,
+        audio: Destination,
+        counters: Counters,
+    ) -> None:
+        self._session = session
+        self._settings = settings
+        self._region = region
+        self._video = video
+        self._audio = audio
+        self._counters = counters
+        self._idr_wanted = False
+        self.scope = trio.CancelScope()
+
+    def request_idr(self) -> None:
+        """Make the next frame one that a decoder can begin with."""
+        self._idr_wanted = True
+
+    async def run(self, ping_timeout_s: float) -> None:
+        """Stream until the client's video pings stay out, or `scope` is cancelled."""
+        with self.scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._stream_video)
+                nursery.start_soon(self._stream_audio)
+                await self._wait_for_silence(ping_timeout_s)
+                nursery.cancel_scope.cancel()
+
+    async def _wait_for_silence(self, ping_timeout_s: float) -> None:
+        started = trio.current_time()
+        while True:
+            deadline = max(started, self._video.heard_at) + ping_timeout_s
+            if trio.current_time() >= deadline:
+                return
+            await trio.sleep_until(deadline)
+
+    async def _stream_video(self) -> None:
+        await self._video.known.wait()
+        encode = await trio.to_thread.run_sync(self._video_source)
+        period = 1 / self._settings.fps
+        started = deadline = trio.current_time()
+        while True:
+            skipped = int((trio.current_time() - deadline) / period)
+            if skipped > 0:
+                self._counters.frames_skipped += skipped
+                deadline += skipped * period
+            idr, self._idr_wanted = self._idr_wanted, False
+            timestamp = int((deadline - started) * _CLOCK_HZ)
+            datagrams, is_idr = await trio.to_thread.run_sync(encode, idr, timestamp)
+            self._counters.video_datagrams += self._video.send(datagrams, self._counters)
+            self._counters.frames_sent += 1
+            self._counters.idr_frames += is_idr
+            deadline += period
+            await trio.sleep_until(deadline)
+
+    def _video_source(self) -> Callable[[bool, int], tuple[list[bytes], bool]]:
+        """Make what turns each call into the datagrams of one frame. Runs in a thread."""
+        settings = self._settings
+        card = TestCard(
+            settings.width, settings.height, region=self._region, title=self._session.app.title
+        )
+        encoder = CardEncoder(
+            card, fps=settings.fps, bitrate_kbps=bounded_bitrate_kbps(settings.bitrate_kbps)
+        )
+        packetiser = FramePacketiser(settings.packet_size, min_fec_packets=settings.min_fec_packets)
+        frame_index = 0
+
+        def encode(idr: bool, timestamp: int) -> tuple[list[bytes], bool]:
+            nonlocal frame_index
+            frame_index += 1
+            clock = datetime.now().astimezone().strftime("%H:%M:%S.%f")[:12]
+            frame = encoder.encode(clock, idr=idr)
+            datagrams = packetiser.packetise(
+                frame.data, frame_index=frame_index, idr=frame.idr, timestamp=timestamp
+            )
+            return datagrams, frame.idr
+
+        return encode
+
+    async def _stream_audio(self) -> None:
+        await self._audio.known.wait()
+        settings, launch = self._settings, self._session.launch
+        packets = await trio.to_thread.run_sync(
+            encode_tone, settings.audio_packet_ms, settings.audio_channels
+        )
+        cipher = AudioCipher(launch.rikey, launch.rikeyid) if settings.encrypted_audio else None
+        packetiser = AudioPacketiser(cipher, packet_ms=settings.audio_packet_ms)
+        period = settings.audio_packet_ms / 1000
+        deadline = trio.current_time()
+        position = 0
+        while True:
+            delay = trio.current_time() - deadline
+            if delay > _MAX_AUDIO_DELAY_S:
+                skipped = int(delay / period)
+                self._counters.audio_skipped += skipped
+                deadline += skipped * period
+            datagrams = packetiser.packetise(packets[position])
+            position = (position + 1) % len(packets)
+            self._counters.audio_datagrams += self._audio.send(datagrams, self._counters)
+            deadline += period
+            await trio.sleep_until(deadline)
