@@ -1,0 +1,191 @@
+"""The agent's configuration: every section, setting, unit and default of its TOML file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
+
+from settings import load_toml, read_secret
+
+ENVIRONMENT_PREFIX = "MOONHOST_AGENT"
+MAX_PORT = 65_535
+MAX_HOSTS = 64
+MAX_APPS = 512
+MAX_TITLE_CHARACTERS = 128
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def _name(text: str) -> str:
+    plain = text.replace(".", "").replace("_", "").replace("-", "")
+    if not (plain.isascii() and plain.isalnum() and text[0].isalnum() and len(text) <= 64):
+        raise ValueError("use 1-64 letters, digits, dots, dashes and underscores")
+    return text
+
+
+def _port_ranges(text: str) -> str:
+    parse_port_ranges(text)
+    return text
+
+
+def parse_port_ranges(text: str) -> tuple[range, ...]:
+    """Read ``"47998-48010,48100"``; ValueError says what is wrong with it."""
+    ranges = []
+    for part in text.split(","):
+        first, dash, last = (piece.strip() for piece in part.partition("-"))
+        if not (_is_number(first) and (_is_number(last) or not dash)):
+            raise ValueError('write ports and ranges of ports as in "47998-48010,48100-48299"')
+        low, high = int(first), int(last or first)
+        if not 1 <= low <= high <= MAX_PORT:
+            raise ValueError(f"ports go from 1 to {MAX_PORT}, the lower one first")
+        ranges.append(range(low, high + 1))
+    return tuple(ranges)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_PORT))
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Port = Annotated[int, Field(ge=1, le=MAX_PORT)]
+PortRanges = Annotated[str, AfterValidator(_port_ranges)]
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EdgeConfig(_Section):
+    """Where to dial home, and how to prove who we are."""
+
+    url: str
+    token: SecretStr | None = None
+    token_file: Path | None = None
+    ca_file: Path | None = None
+
+    @field_validator("url")
+    @classmethod
+    def _encrypted(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("ws", "wss") or not parts.hostname or parts.username is not None:
+            raise ValueError("write the edge as wss://host or wss://host:port")
+        if parts.scheme == "ws" and parts.hostname not in _LOOPBACK:
+            raise ValueError("use wss://; without TLS only an edge on this machine can be reached")
+        return url
+
+    @model_validator(mode="after")
+    def _one_token(self) -> EdgeConfig:
+        if (self.token is None) == (self.token_file is None):
+            raise ValueError("set token_file (or token, in the environment), and only one of them")
+        return self
+
+
+class IdentityConfig(_Section):
+    """Who this agent is, and where."""
+
+    id: Name
+    region: Name
+    latitude: Annotated[float, Field(ge=-90, le=90)] | None = None
+    longitude: Annotated[float, Field(ge=-180, le=180)] | None = None
+
+
+class AppConfig(_Section):
+    """An app of a host, with the host's own number for it."""
+
+    title: Annotated[str, Field(min_length=1, max_length=MAX_TITLE_CHARACTERS)]
+    id: Annotated[int, Field(ge=1, le=2**31 - 1)]
+    hdr: bool = False
+
+
+class GpuConfig(_Section):
+    """A host's GPU, as far as its owner wants to say."""
+
+    name: Annotated[str, Field(min_length=1, max_length=MAX_TITLE_CHARACTERS)]
+    vendor: Annotated[str, Field(max_length=MAX_TITLE_CHARACTERS)] = ""
+    memory_total_bytes: Annotated[int, Field(ge=1, le=2**53)] | None = None
+
+
+class HostConfig(_Section):
+    """One host this agent may reach, and all the ports of it that it may reach.
+
+    A host on loopback sees every session from a source address of its own. One that is elsewhere
+    sees them all from this machine's address; if it tells sessions apart by address alone, the
+    edge must not let two launches overlap there.
+    """
+
+    name: Name
+    kind: Literal["wolf", "sunshine"] = "wolf"
+    address: IPv4Address | IPv6Address = IPv4Address("127.0.0.1")
+    http_port: Port = 47989
+    https_port: Port = 47984
+    rtsp_port: Port = 48010
+    udp_ports: PortRanges = "47998-48010,48100-48299"
+    wolf_socket: Path | None = None
+    max_sessions: Annotated[int, Field(ge=1, le=1024)] = 4
+    apps: Annotated[tuple[AppConfig, ...], Field(max_length=MAX_APPS)] | None = None
+    gpu: GpuConfig | None = None
+
+    @property
+    def udp_port_ranges(self) -> tuple[range, ...]:
+        """The UDP ports that flows may go to."""
+        return parse_port_ranges(self.udp_ports)
+
+    @property
+    def takes_source_addresses(self) -> bool:
+        """Whether every session can have a source address of its own (all of 127/8 is ours)."""
+        return self.address.version == 4 and self.address.is_loopback
+
+
+class LimitsConfig(_Section):
+    """What the edge, or whoever holds its place, may cost this machine."""
+
+    max_streams: Annotated[int, Field(ge=1, le=65_536)] = 256
+    max_flows: Annotated[int, Field(ge=1, le=65_536)] = 192
+    connect_timeout_s: Seconds = 5.0
+    stream_idle_timeout_s: Seconds = 330.0
+    flow_grace_s: Seconds = 30.0
+    host_api_timeout_s: Seconds = 3.0
+    probe_timeout_s: Seconds = 2.0
+
+
+class AgentConfig(_Section):
+    """One agent: beside one or more hosts, dialling home to one edge."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    edge: EdgeConfig
+    agent: IdentityConfig
+    hosts: Annotated[tuple[HostConfig, ...], Field(min_length=1, max_length=MAX_HOSTS)]
+    limits: LimitsConfig = LimitsConfig()
+
+    @field_validator("hosts")
+    @classmethod
+    def _named_once(cls, hosts: tuple[HostConfig, ...]) -> tuple[HostConfig, ...]:
+        if len({host.name for host in hosts}) < len(hosts):
+            raise ValueError("two hosts have the same name")
+        return hosts
+
+
+def load(path: Path | None, *, environ: Mapping[str, str] | None = None) -> AgentConfig:
+    """Load the file, overlaid by the environment; `ConfigError` lists all that is wrong."""
+    return load_toml(path, AgentConfig, ENVIRONMENT_PREFIX, environ=environ)
+
+
+def token_of(edge: EdgeConfig) -> str:
+    """Give the token, from wherever it is kept; `ConfigError` if its file cannot be used."""
+    if edge.token is not None:
+        return edge.token.get_secret_value()
+    assert edge.token_file is not None  # noqa: S101 - the model has exactly one of them
+    return read_secret(edge.token_file)

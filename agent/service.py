@@ -1,0 +1,189 @@
+"""The agent as a whole: dials home, and does what the edge asks as far as its own list allows."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import socket
+import ssl
+from collections.abc import Mapping
+from contextlib import AsyncExitStack, ExitStack
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import msgspec
+import trio
+
+from agent.addresses import SourceAddresses
+from agent.config import AgentConfig, EdgeConfig, HostConfig, token_of
+from agent.errors import HostApiError
+from agent.flows import FlowRelay
+from agent.streams import StreamRelay
+from agent.targets import target_of
+from agent.telemetry import Telemetry
+from agent.wolf import confirm_pin_from, parse_address
+from revdial.dialer import TunnelDialer
+from revdial.errors import DialRefused, RequestFailed
+from revdial.flow import DatagramChannel
+from revdial.framing import Preamble
+from revdial.limits import DialerLimits
+from revdial.messages import Dial, Hello, Json
+from revdial.stream import WebSocketStream
+from settings import ConfigError, Problem
+
+max_confirm_timeout_s = 10.0
+
+
+async def run_agent(
+    config: AgentConfig, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Serve the edge until cancelled; `task_status` is told when the edge first welcomes us.
+
+    Raises `ConfigError` where the token or the certificates that the configuration names cannot
+    be used.
+    """
+    token, tls = token_of(config.edge), _tls(config.edge)
+    addresses = SourceAddresses(
+        max_origins=4 * (config.limits.max_streams + config.limits.max_flows)
+    )
+    async with AsyncExitStack() as stack:
+        telemetry = await stack.enter_async_context(Telemetry.open(config.hosts, config.limits))
+        flows = await stack.enter_async_context(FlowRelay.open(addresses, config.limits))
+        # Before the first hello, so that players see the apps as soon as they see the host.
+        await telemetry.refresh_apps()
+        agent = Agent(config, addresses, telemetry, flows)
+        dialer = TunnelDialer(
+            config.edge.url,
+            token,
+            tls,
+            hello=agent.hello,
+            heartbeat=telemetry.heartbeat,
+            check=agent.check,
+            on_stream=agent.on_stream,
+            on_flow=agent.on_flow,
+            on_request=agent.on_request,
+            limits=DialerLimits(
+                max_data_connections=config.limits.max_streams + config.limits.max_flows
+            ),
+        )
+        await dialer.run(task_status=task_status)
+
+
+class _ConfirmPin(msgspec.Struct):
+    host: str
+    pin: str
+    origin: Annotated[str, msgspec.Meta(max_length=128)]
+    # A little less than the edge waits by default: it shall hear why, and not only nothing.
+    timeout_s: Annotated[float, msgspec.Meta(gt=0, le=max_confirm_timeout_s)] = 9.5
+
+
+class Agent:
+    """What the edge can ask of an agent, whichever tunnel it asks through."""
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        addresses: SourceAddresses,
+        telemetry: Telemetry,
+        flows: FlowRelay,
+    ) -> None:
+        self._config = config
+        self._hosts: Mapping[str, HostConfig] = {host.name: host for host in config.hosts}
+        self._addresses = addresses
+        self._telemetry = telemetry
+        self._flows = flows
+        self._streams = StreamRelay(addresses, config.limits)
+        self._software = _software()
+
+    def hello(self) -> Hello:
+        """Introduce this agent, with its hosts and their apps as last heard."""
+        identity = self._config.agent
+        return Hello(
+            agent_id=identity.id,
+            region=identity.region,
+            latitude=identity.latitude,
+            longitude=identity.longitude,
+            software=self._software,
+            hosts=self._telemetry.offers(),
+        )
+
+    async def check(self, dial: Dial) -> None:
+        """Raise `DialRefused` for what is not on the list."""
+        target_of(dial, self._hosts)
+
+    async def on_stream(self, dial: Dial, stream: WebSocketStream) -> None:
+        """Join a stream to its host."""
+        await self._streams.serve(target_of(dial, self._hosts), dial.origin, stream)
+
+    async def on_flow(self, dial: Dial, channel: DatagramChannel, preamble: Preamble) -> None:
+        """Join a flow to its host."""
+        target = target_of(dial, self._hosts)
+        session, flow = dial.session or "", dial.flow or ""
+        if (preamble.session, preamble.flow) != (session, flow):
+            raise DialRefused("preamble_mismatch", "the preamble names another flow than the dial")
+        await self._flows.serve(target, dial.origin, session, flow, channel)
+
+    async def on_request(self, method: str, params: dict[str, Json]) -> dict[str, Json]:
+        """Do what is not a dial; `RequestFailed` says why not."""
+        if method != "confirm_pin":
+            raise RequestFailed("unknown_method", "this agent does not know that request")
+        try:
+            request = msgspec.convert(params, _ConfirmPin)
+        except msgspec.ValidationError:
+            # The library's text would quote what was sent, a PIN perhaps.
+            raise RequestFailed(
+                "bad_request", "confirm_pin wants a host, a PIN and an origin"
+            ) from None
+        await self._confirm_pin(request)
+        return {}
+
+    async def _confirm_pin(self, request: _ConfirmPin) -> None:
+        host = self._hosts.get(request.host)
+        if host is None:
+            raise RequestFailed("unknown_host", "this agent has no such host")
+        api = self._telemetry.api(host.name)
+        if api is None:
+            raise RequestFailed(
+                "no_pin_api", f"set wolf_socket for {host.name}, so that PINs can be confirmed"
+            )
+        with ExitStack() as leases:
+            if host.takes_source_addresses:
+                source = leases.enter_context(self._addresses.lease(request.origin))
+            else:
+                source = _own_address(host)
+            address = parse_address(source)
+            assert address is not None  # noqa: S101 - it is one of our own
+            try:
+                await confirm_pin_from(api, address, request.pin, timeout_s=request.timeout_s)
+            except HostApiError as error:
+                raise RequestFailed(error.reason, str(error)) from error
+
+
+def _own_address(host: HostConfig) -> str:
+    """Give the address of this machine that the host sees; nothing is sent to find out."""
+    family = socket.AF_INET if host.address.version == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((str(host.address), host.http_port))
+        except OSError as error:
+            raise RequestFailed(
+                "host_unreachable", f"there is no route to {host.name}: {error.strerror}"
+            ) from error
+        return str(probe.getsockname()[0])
+
+
+def _tls(edge: EdgeConfig) -> ssl.SSLContext | None:
+    if urlsplit(edge.url).scheme == "ws":
+        return None
+    try:
+        return ssl.create_default_context(cafile=edge.ca_file)
+    except OSError as error:
+        raise ConfigError(
+            edge.ca_file, (Problem("edge.ca_file", f"no certificates there: {error.strerror}"),)
+        ) from error
+
+
+def _software() -> str:
+    try:
+        return f"moonhost {importlib.metadata.version('moonhost')}"
+    except importlib.metadata.PackageNotFoundError:
+        return "moonhost"
