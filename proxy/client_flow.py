@@ -14,7 +14,7 @@ import trio
 from moonlight.flows import Flow
 from proxy.rtp_loss import SequenceGaps
 from proxy.sessions import SessionId
-from proxy.translation import Translation, UplinkDrop
+from proxy.translation import Translation, UplinkDrop, says_goodbye
 from proxy.udp_port import Arrival, Endpoint, connect_socket
 from revdial.errors import DialRefused, TunnelError
 from revdial.flow import DatagramChannel
@@ -26,6 +26,8 @@ _log = structlog.get_logger()
 max_waiting_datagrams: Final = 16
 min_rebind_interval_s: Final = 0.5
 redial_pause_s: Final = 0.5
+# After a client's goodbye the host's acknowledgement still has to reach it.
+goodbye_linger_s: Final = 1.0
 
 # Audio's parity packets (type 127) are numbered apart from its data packets (protocol.md §6).
 _counted_payload_type: Final = {Flow.VIDEO: None, Flow.AUDIO: 97, Flow.CONTROL: None}
@@ -36,6 +38,7 @@ OpenChannel = Callable[[], Awaitable[DatagramChannel]]
 class FlowEnd(enum.StrEnum):
     """Why a flow ended by itself."""
 
+    CLIENT_LEFT = "client_left"
     CLIENT_SILENT = "client_silent"
     TUNNEL_GONE = "tunnel_gone"
     REFUSED = "refused_by_agent"
@@ -86,6 +89,7 @@ class ClientFlow:
         self._local: Endpoint | None = None
         self._bound = trio.Event()
         self._bound_at = -math.inf
+        self._left = False
         self._waiting: deque[bytes] = deque(maxlen=max_waiting_datagrams)
         self._on_stray: Callable[[Arrival], None] = lambda _: None
 
@@ -219,7 +223,7 @@ class ClientFlow:
             await self._bound.wait()
         if not self._bound.is_set():
             return FlowEnd.CLIENT_SILENT
-        while True:
+        while not self._left:
             self._forward(channel, self._take_waiting())
             runs: list[Run] = []
             with trio.move_on_after(self._silence_timeout_s) as silence:
@@ -227,6 +231,8 @@ class ClientFlow:
             if silence.cancelled_caught and not self._waiting:
                 return FlowEnd.CLIENT_SILENT
             self._forward(channel, (bytes(view) for run in runs for view in run.datagrams()))
+        await trio.sleep(goodbye_linger_s)
+        return FlowEnd.CLIENT_LEFT
 
     def _take_waiting(self) -> list[bytes]:
         waiting = list(self._waiting)
@@ -248,6 +254,7 @@ class ClientFlow:
                 self.dropped[result] += 1
             else:
                 translated.append(result)
+                self._left |= self.kind is Flow.CONTROL and says_goodbye(result)
         if translated:
             channel.send_batch(gather(translated))
             self.datagrams_to_host += len(translated)

@@ -13,7 +13,8 @@ import hmac
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from moonlight.enet import connect_data, rewrite_connect_data
+from moonlight.enet import CommandKind, connect_data, parse_packet, rewrite_connect_data
+from moonlight.errors import ProtocolError
 from moonlight.ping import build_ping, parse_ping
 
 
@@ -68,3 +69,12 @@ class ConnectTranslation:
         if data != self.edge_data:
             return UplinkDrop.WRONG_CONNECT_DATA
         return rewrite_connect_data(datagram, self.host_data or 0)
+
+
+def says_goodbye(datagram: bytes) -> bool:
+    """Tell whether a control datagram ends its ENet connection."""
+    try:
+        commands = parse_packet(datagram).commands
+    except ProtocolError:
+        return False
+    return any(command.kind is CommandKind.DISCONNECT for command in commands)
