@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -13,6 +13,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainValidator,
     SecretStr,
     field_validator,
     model_validator,
@@ -58,6 +59,14 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_PORT))
 
 
+def _address(value: object) -> IPv4Address | IPv6Address:
+    try:
+        return ip_address(str(value))
+    except ValueError:
+        raise ValueError("write an IP address; names are not looked up") from None
+
+
+Address = Annotated[IPv4Address | IPv6Address, PlainValidator(_address)]
 Name = Annotated[str, AfterValidator(_name)]
 Port = Annotated[int, Field(ge=1, le=MAX_PORT)]
 PortRanges = Annotated[str, AfterValidator(_port_ranges)]
@@ -128,7 +137,7 @@ class HostConfig(_Section):
 
     name: Name
     kind: Literal["wolf", "sunshine"] = "wolf"
-    address: IPv4Address | IPv6Address = IPv4Address("127.0.0.1")
+    address: Address = IPv4Address("127.0.0.1")
     http_port: Port = 47989
     https_port: Port = 47984
     rtsp_port: Port = 48010
@@ -167,12 +176,15 @@ class AgentConfig(_Section):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     edge: EdgeConfig
     agent: IdentityConfig
-    hosts: Annotated[tuple[HostConfig, ...], Field(min_length=1, max_length=MAX_HOSTS)]
+    hosts: tuple[HostConfig, ...]
     limits: LimitsConfig = LimitsConfig()
 
     @field_validator("hosts")
     @classmethod
-    def _named_once(cls, hosts: tuple[HostConfig, ...]) -> tuple[HostConfig, ...]:
+    def _some_and_named_once(cls, hosts: tuple[HostConfig, ...]) -> tuple[HostConfig, ...]:
+        # Not as the field's own limits: pydantic counts after leaving out the faulty ones.
+        if not 1 <= len(hosts) <= MAX_HOSTS:
+            raise ValueError(f"an agent has 1 to {MAX_HOSTS} hosts")
         if len({host.name for host in hosts}) < len(hosts):
             raise ValueError("two hosts have the same name")
         return hosts

@@ -22,7 +22,7 @@ from agent.targets import target_of
 from agent.telemetry import Telemetry
 from agent.wolf import confirm_pin_from, parse_address
 from revdial.dialer import TunnelDialer
-from revdial.errors import DialRefused, RequestFailed
+from revdial.errors import RequestFailed
 from revdial.flow import DatagramChannel
 from revdial.framing import Preamble
 from revdial.limits import DialerLimits
@@ -117,10 +117,7 @@ class Agent:
     async def on_flow(self, dial: Dial, channel: DatagramChannel, preamble: Preamble) -> None:
         """Join a flow to its host."""
         target = target_of(dial, self._hosts)
-        session, flow = dial.session or "", dial.flow or ""
-        if (preamble.session, preamble.flow) != (session, flow):
-            raise DialRefused("preamble_mismatch", "the preamble names another flow than the dial")
-        await self._flows.serve(target, dial.origin, session, flow, channel)
+        await self._flows.serve(target, dial.origin, preamble.session, preamble.flow, channel)
 
     async def on_request(self, method: str, params: dict[str, Json]) -> dict[str, Json]:
         """Do what is not a dial; `RequestFailed` says why not."""

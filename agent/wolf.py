@@ -145,20 +145,33 @@ class WolfApi:
         headers = {"Accept-Encoding": "identity", "Connection": "close"}
         if content:
             headers["Content-Type"] = "application/json"
-        body = bytearray()
         async with self._client.stream(method, path, content=content, headers=headers) as answer:
-            # Undecoded: a few bytes of compressed answer could otherwise fill the memory.
-            async for piece in answer.aiter_raw():
-                body += piece
-                if len(body) > self._max_answer_bytes:
-                    raise HostApiError(
-                        "host_api_too_large",
-                        f"the host's API answered more than {self._max_answer_bytes} bytes",
-                    )
+            body = await self._read(answer)
         # A refused PIN comes with a 500 and says so in its body.
         if answer.status_code != httpx.codes.OK and path != "/pair/client":
             raise HostApiError(
                 "host_api_refused", f"the host's API answered {path} with {answer.status_code}"
+            )
+        return body
+
+    async def _read(self, answer: httpx.Response) -> bytes:
+        body = bytearray()
+        try:
+            # Undecoded: a few bytes of compressed answer could otherwise fill the memory.
+            async for piece in answer.aiter_raw():
+                if len(body) <= self._max_answer_bytes:
+                    body += piece
+                if len(body) > self._max_answer_bytes:
+                    # And read on until that is noticed: httpx's generators nest, and one that is
+                    # left in the middle is never cleaned up.
+                    await answer.aclose()
+        except httpx.TransportError:
+            if len(body) <= self._max_answer_bytes:
+                raise
+        if len(body) > self._max_answer_bytes:
+            raise HostApiError(
+                "host_api_too_large",
+                f"the host's API answered more than {self._max_answer_bytes} bytes",
             )
         return bytes(body)
 

@@ -1,0 +1,154 @@
+"""The agent's configuration file, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.config import AgentConfig, HostConfig, load, parse_port_ranges, token_of
+from settings import ConfigError
+
+MINIMAL = """
+[edge]
+url = "wss://play.example.org"
+token_file = "/run/secrets/token"
+[agent]
+id = "frankfurt-1"
+region = "eu-central"
+[[hosts]]
+name = "wolf"
+"""
+
+
+def loaded(tmp_path: Path, text: str, environ: dict[str, str] | None = None) -> AgentConfig:
+    path = tmp_path / "agent.toml"
+    path.write_text(text)
+    return load(path, environ=environ or {})
+
+
+def complaints(tmp_path: Path, text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        loaded(tmp_path, text)
+    return [f"{problem.path}: {problem.message}" for problem in caught.value.problems]
+
+
+def test_a_short_file_is_enough(tmp_path: Path) -> None:
+    config = loaded(tmp_path, MINIMAL)
+    assert config.agent.region == "eu-central"
+    assert config.hosts[0].https_port == 47984
+    assert config.hosts[0].takes_source_addresses
+    assert config.hosts[0].udp_port_ranges == (range(47998, 48011), range(48100, 48300))
+
+
+def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
+    environ = {
+        "MOONHOST_AGENT__EDGE__URL": "wss://other.example.org:8443",
+        "MOONHOST_AGENT__HOSTS__0__MAX_SESSIONS": "9",
+    }
+    config = loaded(tmp_path, MINIMAL, environ)
+    assert config.edge.url == "wss://other.example.org:8443"
+    assert config.hosts[0].max_sessions == 9
+
+
+def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    text = """
+[edge]
+url = "https://play.example.org"
+[agent]
+id = "frankfurt 1"
+latitude = 91
+[[hosts]]
+name = "a/b"
+address = "host.example.org"
+udp_ports = "48010-47998"
+kind = "windows"
+apps = [{title = "", id = 0}]
+"""
+    paths = [complaint.partition(":")[0] for complaint in complaints(tmp_path, text)]
+    assert sorted(paths) == [
+        "agent.id",
+        "agent.latitude",
+        "agent.region",
+        "edge.url",
+        "hosts.0.address",
+        "hosts.0.apps.0.id",
+        "hosts.0.apps.0.title",
+        "hosts.0.kind",
+        "hosts.0.name",
+        "hosts.0.udp_ports",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("wss://play", "ws://play", "edge.url: use wss://"),
+        ("wss://play", "wss://me:pw@play", "edge.url: write the edge as"),
+        ("wss://play.example.org", "wss://", "edge.url: write the edge as"),
+        ("token_file", "#", "edge: set token_file"),
+        ('[[hosts]]\nname = "wolf"', "", "hosts: this setting is required"),
+        ("[agent]", "hosts = []\n[agent]", "edge.hosts: there is no such setting"),
+        ("[[hosts]]", '[[hosts]]\nname = "wolf"\n[[hosts]]', "hosts: two hosts have the same name"),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, old: str, new: str, complaint: str) -> None:
+    (found,) = complaints(tmp_path, MINIMAL.replace(old, new))
+    assert found.startswith(complaint)
+
+
+def test_an_agent_without_hosts_is_none(tmp_path: Path) -> None:
+    text = "hosts = []\n" + MINIMAL.replace('[[hosts]]\nname = "wolf"', "")
+    assert complaints(tmp_path, text) == ["hosts: an agent has 1 to 64 hosts"]
+
+
+def test_two_tokens_are_one_too_many(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="only one of them") as caught:
+        loaded(tmp_path, MINIMAL, {"MOONHOST_AGENT__EDGE__TOKEN": "hunter2"})
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost"])
+def test_an_edge_on_this_machine_needs_no_tls(tmp_path: Path, host: str) -> None:
+    text = MINIMAL.replace("wss://play.example.org", f"ws://{host}:8080")
+    assert loaded(tmp_path, text).edge.url.startswith("ws://")
+
+
+@pytest.mark.parametrize(
+    ("address", "own_addresses"),
+    [("127.0.0.11", True), ("192.168.1.5", False), ("::1", False), ("fe80::1", False)],
+)
+def test_only_hosts_on_ipv4_loopback_see_source_addresses(
+    address: str, own_addresses: bool
+) -> None:
+    host = HostConfig.model_validate({"name": "wolf", "address": address})
+    assert host.takes_source_addresses is own_addresses
+
+
+def test_the_token_comes_from_the_environment_or_a_file(tmp_path: Path) -> None:
+    without = MINIMAL.replace('token_file = "/run/secrets/token"', "")
+    config = loaded(tmp_path, without, {"MOONHOST_AGENT__EDGE__TOKEN": "hunter2"})
+    assert token_of(config.edge) == "hunter2"
+    assert "hunter2" not in repr(config)
+    secret = tmp_path / "token"
+    secret.write_text("hunter3\n")
+    secret.chmod(0o600)
+    config = loaded(tmp_path, MINIMAL.replace("/run/secrets/token", str(secret)))
+    assert token_of(config.edge) == "hunter3"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-", "1-", "-1", "0", "65536", "1,,2", "2-1", "1-2-3", "a", "\u0661", "9" * 5000]
+)
+def test_ranges_that_are_none(text: str) -> None:
+    with pytest.raises(ValueError, match="port"):
+        parse_port_ranges(text)
+
+
+@given(st.lists(st.tuples(st.integers(1, 65535), st.integers(0, 999)), min_size=1, max_size=5))
+def test_ranges_hold_what_they_say(pairs: list[tuple[int, int]]) -> None:
+    spans = [(low, min(65535, low + extra)) for low, extra in pairs]
+    text = " , ".join(f"{low}-{high}" if high > low else str(low) for low, high in spans)
+    assert parse_port_ranges(text) == tuple(range(low, high + 1) for low, high in spans)
