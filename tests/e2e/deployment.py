@@ -1,0 +1,222 @@
+"""A whole deployment in one process: an edge, hosts, and an agent beside each of them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from agent.config import load as load_agent_config
+from agent.service import run_agent
+from backends.model import BackendId
+from backends.tokens import new_agent_token, token_hash
+from moonhost.admin_client import AdminClient
+from moonhost.ports import find_shift
+from moonlight.applist import App
+from proxy.config import ProxyConfig
+from proxy.edge import RunningEdge, run_edge
+from settings import load_toml
+from simulator.config import DEFAULT_APPS, HostConfig, Traps
+from simulator.host import HostHandle, run_host
+from tests.e2e.real_client import RealClient
+
+start_timeout_s = 30.0
+_edge_tcp = (47980, 47981, 47984, 47989, *range(48010, 48018))
+_edge_udp = (47998, 47999, 48000)
+_tests_start = 6_000
+
+
+@dataclass(frozen=True)
+class HostPlan:
+    """One host of a deployment, with an agent of its own."""
+
+    name: str = "one"
+    region: str = "here"
+    traps: Traps = field(default_factory=Traps.wolf_2026)
+    apps: tuple[App, ...] = DEFAULT_APPS
+    max_sessions: int = 4
+
+    @property
+    def backend(self) -> BackendId:
+        return BackendId(f"{self.name}/host")
+
+
+@dataclass
+class Deployment:
+    """What a test can do with a running deployment."""
+
+    edge: RunningEdge
+    config: ProxyConfig
+    folder: Path
+    hosts: dict[str, HostHandle] = field(default_factory=dict)
+    agents: dict[str, trio.CancelScope] = field(default_factory=dict)
+    tokens: list[str] = field(default_factory=list)
+    pins: list[str] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def client(self) -> RealClient:
+        """Return a Moonlight client that has never been here."""
+        state = self.folder / f"client{next(self._numbers)}"
+        return RealClient(state, self.config.listen.http_port)
+
+    async def paired_client(self) -> RealClient:
+        """Return a client that has paired with the edge."""
+        client = self.client()
+        await self.pair(client, "4711")
+        return client
+
+    async def pair(self, client: RealClient, pin: str, *, told: str | None = None) -> Any:
+        """Pair a client that shows `pin`, while an operator tells `told` (or the right one)."""
+        self.pins += [pin]
+        outcome: dict[str, Any] = {}
+
+        async def tell() -> None:
+            async with self.admin() as edge:
+                while not (pending := await edge.get("/api/v1/pairings")):
+                    await trio.lowlevel.checkpoint()
+                outcome["pairing"] = await edge.post(
+                    f"/api/v1/pairings/{pending[-1]['id']}", {"pin": told or pin}
+                )
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tell)
+            outcome["client"] = await client.outcome("pair", "--pin", pin)
+        return outcome
+
+    def admin(self) -> AdminClient:
+        """Return a client of the edge's admin API."""
+        return AdminClient.of(self.config)
+
+    async def sessions(self) -> Any:
+        """Return the edge's sessions as its API shows them."""
+        async with self.admin() as edge:
+            return await edge.get("/api/v1/sessions")
+
+    async def wait_for_backends(self, count: int) -> None:
+        """Wait until so many backends are there."""
+        with trio.fail_after(start_timeout_s):
+            while len(self.edge.fleet.backends()) != count:
+                await trio.lowlevel.checkpoint()
+
+
+@asynccontextmanager
+async def deployed(folder: Path, *plans: HostPlan) -> AsyncIterator[Deployment]:
+    """Run an edge and these hosts; everything has ended when this returns."""
+    config = load_toml(_edge_config(folder), ProxyConfig, "MOONHOST_TEST", environ={})
+    async with trio.open_nursery() as nursery:
+        with trio.fail_after(start_timeout_s):
+            edge = await nursery.start(run_edge, config)
+        deployment = Deployment(edge, config, folder)
+        for number, plan in enumerate(plans, 21):
+            await add_host(deployment, nursery, f"127.0.0.{number}", plan)
+        await deployment.wait_for_backends(len(plans))
+        yield deployment
+        nursery.cancel_scope.cancel()
+
+
+async def add_host(
+    deployment: Deployment, nursery: trio.Nursery, address: str, plan: HostPlan
+) -> None:
+    """Start a host and its agent."""
+    folder = deployment.folder
+    socket = folder / f"{plan.name}.sock"
+    host = HostConfig(
+        name=plan.name,
+        region=plan.region,
+        address=address,
+        http_port=0,
+        https_port=0,
+        rtsp_port=0,
+        video_port=0,
+        audio_port=0,
+        control_port=0,
+        apps=plan.apps,
+        api_socket=socket,
+        traps=plan.traps,
+        max_sessions=plan.max_sessions,
+    )
+    handle: HostHandle = await nursery.start(
+        lambda *, task_status: run_host(host, task_status=task_status)
+    )
+    token = new_agent_token()
+    await deployment.edge.store.put_agent_token(plan.name, token_hash(token), datetime.now(UTC))
+    path = _agent_config(deployment, plan, handle, socket, token)
+    scope = trio.CancelScope()
+
+    async def agent() -> None:
+        with scope:
+            await run_agent(load_agent_config(path, environ={}))
+
+    nursery.start_soon(agent)
+    deployment.hosts[plan.name] = handle
+    deployment.agents[plan.name] = scope
+    deployment.tokens.append(token)
+
+
+def _edge_config(folder: Path) -> Path:
+    shift = find_shift("127.0.0.1", _edge_tcp, _edge_udp, start=_tests_start)
+    path = folder / "edge.toml"
+    path.write_text(
+        f"""
+hostname = "127.0.0.1"
+state_dir = {json.dumps(str(folder / "edge"))}
+log_level = "debug"
+
+[listen]
+addresses = ["127.0.0.1"]
+http_port = {47989 + shift}
+https_port = {47984 + shift}
+rtsp_ports = "{48010 + shift}-{48017 + shift}"
+video_port = {47998 + shift}
+control_port = {47999 + shift}
+audio_port = {48000 + shift}
+
+[agents]
+address = "127.0.0.1"
+port = {47981 + shift}
+
+[admin]
+port = {47980 + shift}
+"""
+    )
+    return path
+
+
+def _agent_config(
+    deployment: Deployment, plan: HostPlan, host: HostHandle, socket: Path, token: str
+) -> Path:
+    config = deployment.config
+    token_path = deployment.folder / f"{plan.name}.token"
+    token_path.touch(mode=0o600)
+    token_path.write_text(token)
+    path = deployment.folder / f"{plan.name}.toml"
+    path.write_text(
+        f"""
+[edge]
+url = "wss://127.0.0.1:{config.agents.port}"
+token_file = {json.dumps(str(token_path))}
+ca_file = {json.dumps(str(config.state_dir / "agents.pem"))}
+
+[agent]
+id = "{plan.name}"
+region = "{plan.region}"
+
+[[hosts]]
+name = "host"
+address = "{host.address}"
+http_port = {host.http_port}
+https_port = {host.https_port}
+rtsp_port = {host.rtsp_port}
+udp_ports = "1024-65535"
+wolf_socket = {json.dumps(str(socket))}
+max_sessions = {plan.max_sessions}
+"""
+    )
+    return path
