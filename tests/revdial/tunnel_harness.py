@@ -20,7 +20,16 @@ from revdial.flow import DatagramChannel
 from revdial.framing import Preamble
 from revdial.limits import DialerLimits, ListenerLimits
 from revdial.listener import TunnelListener
-from revdial.messages import Dial, FromAgent, Heartbeat, Hello, HostOffer, Json, encode
+from revdial.messages import (
+    Dial,
+    FromAgent,
+    Heartbeat,
+    Hello,
+    HostOffer,
+    Json,
+    encode,
+    max_control_message_bytes,
+)
 from revdial.observer import Counters
 from revdial.stream import WebSocketStream
 from revdial.tunnel import AgentTunnel
@@ -170,6 +179,8 @@ class Agent:
             raise RequestFailed("no_such_thing", "there is none")
         if method == "hang":
             await trio.sleep_forever()
+        if method == "large":
+            return {"x": "x" * max_control_message_bytes}
         if method == "crash":
             raise ZeroDivisionError("a bug")
         return {"method": method, **params}
@@ -213,3 +224,10 @@ async def tunnel(
 
 def text(message: FromAgent) -> str:
     return encode(message)
+
+
+async def until_raised(call: Callable[..., Any], *args: Any) -> None:
+    """Do it again and again; ends with what it raises in the end."""
+    with trio.fail_after(5):
+        while True:
+            await call(*args)
