@@ -18,6 +18,7 @@ import h11
 from moonlight.errors import Malformed, TooLarge, printable
 
 _Headers = Iterable[tuple[str, str]]
+_Event = h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]
 
 bad_request: Final = 400
 content_too_large: Final = 413
@@ -126,6 +127,52 @@ class HttpResponse:
     content_type: str = ""
 
 
+class _Connection:
+    """h11, fed in slices so that a limit means the same however the bytes were cut.
+
+    h11 looks at its limit only when it lacks bytes: it would take a head of any size that arrives
+    in one piece.
+    """
+
+    def __init__(self, role: type[h11.CLIENT] | type[h11.SERVER], max_head_bytes: int) -> None:
+        self.h11 = h11.Connection(role, max_incomplete_event_size=max_head_bytes)
+        self._max_head_bytes = max_head_bytes
+        self._waiting = bytearray()
+        self._eof = False
+        self.eof_told = False
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How much has come that is not looked at yet."""
+        return len(self._waiting)
+
+    @property
+    def eof(self) -> bool:
+        return self._eof
+
+    def receive(self, data: bytes) -> None:
+        self._waiting += data
+        self._eof = not data
+
+    def next_event(self) -> _Event:
+        while True:
+            event = self.h11.next_event()
+            if event is not h11.NEED_DATA:
+                return event
+            if self._waiting:
+                room = self._max_head_bytes + 1 - len(self.h11.trailing_data[0])
+                self.h11.receive_data(bytes(self._waiting[:room]))
+                del self._waiting[:room]
+            elif self._eof and not self.eof_told:
+                self.eof_told = True
+                self.h11.receive_data(b"")
+            else:
+                return event
+
+    def send(self, event: h11.Request | h11.Response | h11.Data | h11.EndOfMessage) -> bytes:
+        return self.h11.send(event) or b""
+
+
 class HttpServer:
     """The answering side of one connection.
 
@@ -135,21 +182,19 @@ class HttpServer:
     """
 
     def __init__(self, *, max_request_bytes: int = 16_384, max_body_bytes: int = 65_536) -> None:
-        self._connection = h11.Connection(h11.SERVER, max_incomplete_event_size=max_request_bytes)
+        self._connection = _Connection(h11.SERVER, max_request_bytes)
         self._max_request_bytes = max_request_bytes
         self._max_body_bytes = max_body_bytes
         self._head: h11.Request | None = None
         self._body = bytearray()
         self._answering = False
-        self._early_bytes = 0
-        self._eof = False
         self._ended = False
         self._failed = False
 
     @property
     def at_eof(self) -> bool:
         """Whether the client has sent its last byte."""
-        return self._eof
+        return self._connection.eof
 
     @property
     def wants_close(self) -> bool:
@@ -158,18 +203,15 @@ class HttpServer:
 
     def receive(self, data: bytes) -> None:
         """Take what the client sent, b"" for the end. Also while an answer is being held back."""
-        if self._eof or self.wants_close:
+        if self.at_eof or self.wants_close:
             return
-        if data:
-            self._early_bytes += len(data) if self._answering else 0
-            if self._early_bytes > self._max_request_bytes + self._max_body_bytes:
-                self._failed = True
-                raise RequestTooLarge(
-                    "pipelined_too_much", "The client sent too much before it had its answer."
-                )
-        else:
-            self._eof = True
-        self._connection.receive_data(data)
+        self._connection.receive(data)
+        most = self._max_request_bytes + self._max_body_bytes
+        if self._answering and self._connection.waiting_bytes > most:
+            self._failed = True
+            raise RequestTooLarge(
+                "pipelined_too_much", "The client sent too much before it had its answer."
+            )
 
     def next_request(self) -> HttpRequest | None:
         """Give the next whole request, None when more bytes are wanted or none may come now."""
@@ -248,27 +290,23 @@ class HttpServer:
         With `close`, or where the client wants it or the connection has failed, the answer says
         ``Connection: close`` and `wants_close` turns true.
         """
-        close = close or self._failed or self._eof
+        close = close or self._failed or self.at_eof
         headers = [] if content_type is None else [("Content-Type", content_type)]
         headers.append(("Content-Length", str(len(body))))
         if close:
             headers.append(("Connection", "close"))
         response = h11.Response(status_code=status, headers=headers, reason=_reason_phrase(status))
-        answer = self._send(response)
+        answer = self._connection.send(response)
         if body and not (self._head is not None and self._head.method == b"HEAD"):
-            answer += self._send(h11.Data(data=body))
-        answer += self._send(h11.EndOfMessage())
+            answer += self._connection.send(h11.Data(data=body))
+        answer += self._connection.send(h11.EndOfMessage())
         self._next_cycle()
         return answer
 
-    def _send(self, event: h11.Response | h11.Data | h11.EndOfMessage) -> bytes:
-        return self._connection.send(event) or b""
-
     def _next_cycle(self) -> None:
         self._answering = False
-        self._early_bytes = 0
-        if self._connection.states == {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}:
-            self._connection.start_next_cycle()
+        if self._connection.h11.states == {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}:
+            self._connection.h11.start_next_cycle()
         else:
             self._ended = True
 
@@ -284,28 +322,24 @@ class HttpClient:
     def __init__(
         self, *, max_response_bytes: int = 8 * 1024 * 1024, max_head_bytes: int = 16_384
     ) -> None:
-        self._connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=max_head_bytes)
+        self._connection = _Connection(h11.CLIENT, max_head_bytes)
         self._max_response_bytes = max_response_bytes
         self._received_bytes = 0
         self._head: h11.Response | None = None
         self._body = bytearray()
-        self._eof = False
         self._response: HttpResponse | None = None
 
     def request(self, method: str, target: str, headers: _Headers) -> bytes:
         """Write the request; `headers` hold at least Host. Once a connection, without a body."""
         head = h11.Request(method=method, target=target, headers=list(headers))
-        return (self._connection.send(head) or b"") + (
-            self._connection.send(h11.EndOfMessage()) or b""
-        )
+        return self._connection.send(head) + self._connection.send(h11.EndOfMessage())
 
     def receive(self, data: bytes) -> None:
         """Take what the host sent, b"" for the end."""
-        if self._eof or self._response is not None:
+        if self._connection.eof or self._response is not None:
             return
-        self._eof = not data
         self._received_bytes += len(data)
-        self._connection.receive_data(data)
+        self._connection.receive(data)
 
     def response(self) -> HttpResponse | None:
         """Give the answer once it is whole; None while more bytes are wanted."""
@@ -325,11 +359,11 @@ class HttpClient:
                     return None
         return self._response
 
-    def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+    def _next_event(self) -> _Event:
         try:
             event = self._connection.next_event()
         except h11.RemoteProtocolError as error:
-            if self._eof:
+            if self._connection.eof_told:
                 raise self._cut_short() from None
             if error.error_status_hint == header_fields_too_large:
                 raise TooLarge(

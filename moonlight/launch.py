@@ -16,7 +16,7 @@ max_fps: Final = 1000
 stereo: Final = 0x3 << 16 | 2
 """`surroundAudioInfo` of a client that says nothing about audio: channel mask, channel count."""
 
-_host: Final = r"\[(?P<v6>[0-9A-Fa-f:.%]{2,64})\]|(?P<name>[A-Za-z0-9._~-]{1,250})"
+_host: Final = r"\[(?P<v6>[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]{1,60})\]|(?P<name>[A-Za-z0-9._~-]{1,250})"
 _url: Final = re.compile(rf"(?P<scheme>rtsp|rtspenc)://(?:{_host})(?::(?P<port>[0-9]{{1,5}}))?")
 _mode: Final = re.compile(r"([0-9]{1,5})x([0-9]{1,5})x([0-9]{1,4})")
 _decimal: Final = re.compile(r"-?[0-9]{1,10}")

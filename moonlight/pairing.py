@@ -292,7 +292,7 @@ class PairingClient:
             case Phase.CLIENT_PAIRING_SECRET:
                 signed = self._secret + self._identity.sign(self._secret)
                 return ((phase.value, signed.hex()),)
-            case Phase.PAIR_CHALLENGE:
+            case _:
                 return (("phrase", "pairchallenge"),)
 
     def receive(self, answer: Answer) -> None:

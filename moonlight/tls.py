@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import trio
 
 _T = TypeVar("_T")
+_Transport = TypeVar("_Transport", bound="trio.abc.Stream")
 
 # Largest TLS record; reading a memory BIO piece by piece of this size costs no extra copies.
 _max_record_bytes: Final = 16_384 + 512
@@ -68,7 +69,7 @@ def client_context(identity: Identity | None, *, pinned_der: bytes | None) -> ss
     )
 
 
-def peer_certificate(stream: trio.SSLStream[trio.abc.Stream]) -> bytes | None:
+def peer_certificate(stream: trio.SSLStream[_Transport]) -> bytes | None:
     """Give the DER of the certificate whose key the peer proved to hold, None if it showed none.
 
     Only after the handshake (`trio.NeedHandshakeError` before), on a stream with a context of this
