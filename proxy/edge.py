@@ -62,6 +62,8 @@ class RunningEdge:
     media: Media
     desk: PairingDesk
     store: Store
+    open_connections: Callable[[], int]
+    """How many TCP connections of clients are served now."""
     stop: Callable[[], None]
 
     async def drain(self, timeout_s: float) -> None:
@@ -184,6 +186,7 @@ class _Edge:
                 media=self._media,
                 desk=self._desk,
                 store=self._store,
+                open_connections=lambda: self._doors.open_connections,
                 stop=self._nursery.cancel_scope.cancel,
             )
         )

@@ -107,9 +107,12 @@ class Deployment:
 
 
 @asynccontextmanager
-async def deployed(folder: Path, *plans: HostPlan) -> AsyncIterator[Deployment]:
-    """Run an edge and these hosts; everything has ended when this returns."""
-    config = load_toml(_edge_config(folder), ProxyConfig, "MOONHOST_TEST", environ={})
+async def deployed(folder: Path, *plans: HostPlan, settings: str = "") -> AsyncIterator[Deployment]:
+    """Run an edge and these hosts; everything has ended when this returns.
+
+    `settings` is TOML for the end of the edge's configuration.
+    """
+    config = load_toml(_edge_config(folder, settings), ProxyConfig, "MOONHOST_TEST", environ={})
     async with trio.open_nursery() as nursery:
         with trio.fail_after(start_timeout_s):
             edge = await nursery.start(run_edge, config)
@@ -160,7 +163,7 @@ async def add_host(
     deployment.tokens.append(token)
 
 
-def _edge_config(folder: Path) -> Path:
+def _edge_config(folder: Path, settings: str) -> Path:
     shift = find_shift("127.0.0.1", _edge_tcp, _edge_udp, start=_tests_start)
     path = folder / "edge.toml"
     path.write_text(
@@ -184,6 +187,8 @@ port = {47981 + shift}
 
 [admin]
 port = {47980 + shift}
+
+{settings}
 """
     )
     return path
