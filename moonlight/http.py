@@ -150,7 +150,7 @@ class _Connection:
     def eof(self) -> bool:
         return self._eof
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes | bytearray) -> None:
         self._waiting += data
         self._eof = not data
 
@@ -201,7 +201,7 @@ class HttpServer:
         """Whether this connection can carry no further request."""
         return self._ended or self._failed
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes | bytearray) -> None:
         """Take what the client sent, b"" for the end. Also while an answer is being held back."""
         if self.at_eof or self.wants_close:
             return
@@ -334,7 +334,7 @@ class HttpClient:
         head = h11.Request(method=method, target=target, headers=list(headers))
         return self._connection.send(head) + self._connection.send(h11.EndOfMessage())
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes | bytearray) -> None:
         """Take what the host sent, b"" for the end."""
         if self._connection.eof or self._response is not None:
             return

@@ -238,7 +238,7 @@ class RtspParser(Generic[_M]):
         """Whether no message has begun: a connection may end here without being cut short."""
         return not self._buffer and self._head is None
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes | bytearray) -> None:
         """Take what the peer sent. Raises TooLarge where no message may be that long."""
         self._buffer += data
         if len(self._buffer) > self._max_message_bytes:

@@ -69,7 +69,7 @@ class Deployment:
     async def paired_client(self) -> RealClient:
         """Return a client that has paired with the edge."""
         client = self.client()
-        await self.pair(client, "4711")
+        await self.pair(client, "4711471147")
         return client
 
     async def pair(self, client: RealClient, pin: str, *, told: str | None = None) -> Any:

@@ -28,7 +28,7 @@ async def test_no_secret_reaches_a_log(
     try:
         async with deployed(tmp_path, HostPlan()) as deployment:
             client = await deployment.paired_client()
-            wrong = await deployment.pair(deployment.client(), "8642", told="1357")
+            wrong = await deployment.pair(deployment.client(), "8642086420", told="1357913579")
             assert wrong["pairing"] == {"outcome": "wrong_pin"}
             await client.stream()
             with pytest.raises(ClientFailed):
