@@ -17,7 +17,15 @@ from websockets.exceptions import ConnectionClosed
 
 from revdial.backlog import limits_of
 from revdial.connector import Connector, NotConnected
-from revdial.errors import BadMessage, DialRefused, RequestFailed, TunnelError, printable, where
+from revdial.errors import (
+    BadMessage,
+    DialRefused,
+    RequestFailed,
+    TunnelError,
+    printable,
+    token,
+    where,
+)
 from revdial.flow import DatagramChannel
 from revdial.framing import Preamble
 from revdial.limits import DialerLimits
@@ -40,6 +48,7 @@ from revdial.stream import WebSocketStream
 from revdial.websocket import TunnelWebSocket, data_path, why_closed
 
 max_close_reason_bytes = 120
+max_told_length = 500
 internal_error = 1011
 
 
@@ -165,7 +174,9 @@ class Answering:
                 await self._serve_data(dial, websocket)
         except DialRefused as error:
             log.info("dial_refused", reason=error.reason)
-            await self._tell(DialFailed(dial.id, error.reason, error.message))
+            await self._tell(
+                DialFailed(dial.id, token(error.reason), printable(error.message, max_told_length))
+            )
         except NotConnected as error:
             log.warning("dial_back_failed", detail=error.message)
             await self._tell(DialFailed(dial.id, "dial_back_failed", error.message))
@@ -179,6 +190,7 @@ class Answering:
 
     async def _serve_data(self, dial: Dial, websocket: TunnelWebSocket) -> None:
         if dial.kind == "stream":
+            websocket.be_patient(self._limits.stream_user_timeout_ms)
             close = await self._guarded(self._agent.on_stream(dial, WebSocketStream(websocket)))
         else:
             close = await self._guarded(self._serve_flow(dial, websocket))
@@ -239,7 +251,12 @@ class Answering:
                 result = await self._agent.on_request(request.method, request.params)
             return Reply(request.id, ok=True, result=result)
         except RequestFailed as error:
-            return Reply(request.id, ok=False, reason=error.reason, message=error.message)
+            return Reply(
+                request.id,
+                ok=False,
+                reason=token(error.reason),
+                message=printable(error.message, max_told_length),
+            )
         except trio.TooSlowError:
             return Reply(request.id, ok=False, reason="timeout", message="the agent was too slow")
         except Exception as error:
@@ -250,9 +267,9 @@ class Answering:
         """Answer the edge, where it is still there to be told."""
         try:
             await self._outbox.put(message)
-        except BadMessage:
+        except BadMessage as error:
             await self._outbox.put(
-                Reply(message.id, ok=False, reason="too_large", message="the answer is too large")
+                Reply(message.id, ok=False, reason=error.reason, message=error.message)
             )
         except TunnelError:
             self._log.debug("answer_not_sent")

@@ -80,7 +80,8 @@ class TunnelDialer:
             outcome, detail, lasted_s = await self._attempt()
             delay_s = self._backoff.next_delay(outcome, lasted_s)
             # What keeps an agent away is worth a warning once, not at each of a thousand tries.
-            log = self._log.debug if detail == last else self._log.warning
+            again = detail == last and (lasted_s == 0 or outcome is Outcome.REPLACED)
+            log = self._log.debug if again else self._log.warning
             log("tunnel_not_connected", detail=detail, retry_in_s=round(delay_s, 1))
             last = detail
             await trio.sleep(delay_s)

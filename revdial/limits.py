@@ -20,6 +20,9 @@ class TransportLimits:
     ping_interval_s: float = 18.0
     ping_timeout_s: float = 36.0
     tcp_user_timeout_ms: int = 6_000
+    """How long the peer's kernel may acknowledge nothing, or have no room, before it is dead."""
+    stream_user_timeout_ms: int = 30_000
+    """The same for byte streams, where a slow reader stops the sender and that is no fault."""
     tcp_unsent_limit_bytes: int = 16_384
 
 

@@ -23,9 +23,10 @@ from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 from websockets.trio.server import Server, ServerConnection
 
+from revdial.admission import HelloRefused, answers, bearer_of, check_hello, noise
 from revdial.errors import BadMessage, TunnelClosed, printable, where
 from revdial.limits import ListenerLimits
-from revdial.messages import CloseCode, Hello, decode_from_agent, protocol_version
+from revdial.messages import CloseCode, Hello, decode_from_agent
 from revdial.observer import Counters, Refusal, TunnelObserver
 from revdial.pending import Pending, PendingTable
 from revdial.tunnel import AgentTunnel
@@ -53,12 +54,6 @@ class _Visitor:
     tunnel: AgentTunnel | None = None
     claim: Pending[TunnelWebSocket] | None = None
     refused: bool = False
-
-
-class _HelloRefused(Exception):
-    def __init__(self, refusal: Refusal, code: CloseCode, text: str) -> None:
-        super().__init__(text)
-        self.refusal, self.code, self.text = refusal, code, text
 
 
 class TunnelListener:
@@ -203,7 +198,7 @@ class TunnelListener:
         self, visitor: _Visitor, connection: ServerConnection, request: Request
     ) -> Response | None:
         """Whether this request may become a WebSocket; called before the upgrade."""
-        bearer = _bearer(request)
+        bearer = bearer_of(request.headers)
         if bearer is None:
             return self._deny(visitor, connection, Refusal.NO_TOKEN)
         try:
@@ -232,7 +227,7 @@ class TunnelListener:
 
     def _deny(self, visitor: _Visitor, connection: ServerConnection, refusal: Refusal) -> Response:
         self._refuse(visitor, refusal)
-        status, text = _ANSWERS[refusal]
+        status, text = answers[refusal]
         response = connection.respond(status, f"{text}\n")
         if status == HTTPStatus.UNAUTHORIZED:
             response.headers["WWW-Authenticate"] = "Bearer"
@@ -241,7 +236,9 @@ class TunnelListener:
     def _refuse(self, visitor: _Visitor, refusal: Refusal) -> None:
         visitor.refused = True
         self._observer.refused(refusal)
-        self._log.info(
+        # Anybody can make noise; only who got as far as a token is worth a line by default.
+        log = self._log.debug if refusal in noise else self._log.info
+        log(
             "agent_connection_refused",
             reason=refusal.value,
             address=visitor.address,
@@ -251,7 +248,7 @@ class TunnelListener:
     async def _serve_agent(self, visitor: _Visitor, websocket: ServerWebSocket) -> None:
         try:
             hello = await self._hello(visitor, websocket)
-        except _HelloRefused as refused:
+        except HelloRefused as refused:
             self._refuse(visitor, refused.refusal)
             await websocket.close_politely(refused.code, refused.text)
             return
@@ -280,58 +277,19 @@ class TunnelListener:
             with trio.fail_after(self._limits.hello_timeout_s):
                 message = decode_from_agent(await websocket.recv())
         except trio.TooSlowError:
-            raise _HelloRefused(
+            raise HelloRefused(
                 Refusal.HELLO_TIMEOUT, CloseCode.HELLO_TIMEOUT, "no hello in time"
             ) from None
         except ConnectionClosed:
             refusal = Refusal.HELLO_MISSING
             if why_closed(websocket) == "message_too_large":
                 refusal = Refusal.MESSAGE_TOO_LARGE
-            raise _HelloRefused(refusal, CloseCode.PROTOCOL_ERROR, "closed before hello") from None
+            raise HelloRefused(refusal, CloseCode.PROTOCOL_ERROR, "closed before hello") from None
         except BadMessage as error:
-            raise _HelloRefused(
+            raise HelloRefused(
                 Refusal.BAD_MESSAGE, CloseCode.PROTOCOL_ERROR, error.message
             ) from None
-        if not isinstance(message, Hello):
-            raise _HelloRefused(
-                Refusal.HELLO_MISSING, CloseCode.PROTOCOL_ERROR, "the first message must be a hello"
-            )
-        if message.version != protocol_version:
-            raise _HelloRefused(
-                Refusal.VERSION_MISMATCH,
-                CloseCode.VERSION_MISMATCH,
-                f"this edge speaks version {protocol_version}",
-            )
-        if message.agent_id != visitor.agent_id:
-            raise _HelloRefused(
-                Refusal.HELLO_MISMATCH,
-                CloseCode.HELLO_MISMATCH,
-                "the token is for another agent id",
-            )
-        return message
-
-
-_ANSWERS: dict[Refusal, tuple[HTTPStatus, str]] = {
-    Refusal.NO_TOKEN: (HTTPStatus.UNAUTHORIZED, "A bearer token is needed."),
-    Refusal.BAD_TOKEN: (HTTPStatus.UNAUTHORIZED, "The token is not valid."),
-    Refusal.AUTHENTICATION_UNAVAILABLE: (
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        "Tokens cannot be checked now.",
-    ),
-    Refusal.UNKNOWN_PATH: (HTTPStatus.NOT_FOUND, "There is nothing here."),
-    # The same answer for both: nobody learns which ids exist.
-    Refusal.DATA_ID_UNKNOWN: (HTTPStatus.NOT_FOUND, "Nobody waits for this data connection."),
-    Refusal.DATA_ID_FOREIGN: (HTTPStatus.NOT_FOUND, "Nobody waits for this data connection."),
-}
-
-
-def _bearer(request: Request) -> str | None:
-    """The token of the one Authorization header, or None."""
-    values = request.headers.get_all("Authorization")
-    if len(values) != 1:
-        return None
-    scheme, _, bearer = values[0].partition(" ")
-    return bearer.strip() or None if scheme.lower() == "bearer" else None
+        return check_hello(message, visitor.agent_id)
 
 
 def _address_of(stream: trio.SocketStream) -> str:

@@ -185,10 +185,19 @@ _encoder = msgspec.json.Encoder()
 
 
 def encode(message: FromAgent | FromEdge) -> str:
-    """One message as the text of a WebSocket message; `BadMessage` where it is beyond the limit."""
+    """One message as the text of a WebSocket message.
+
+    `BadMessage` where the peer would not accept it: better here, where one call fails, than
+    there, where it would end the tunnel.
+    """
     text = _encoder.encode(message)
+    name = type(message).__name__
     if len(text) > max_control_message_bytes:
-        raise BadMessage("too_large", f"{type(message).__name__} of {len(text)} bytes is too large")
+        raise BadMessage("too_large", f"{name} of {len(text)} bytes is too large")
+    try:
+        _any.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        raise BadMessage("unsendable", f"{name} has a field that is out of bounds") from None
     return text.decode()
 
 
@@ -204,6 +213,7 @@ def decode_from_edge(text: str | bytes) -> FromEdge:
 
 _from_agent: msgspec.json.Decoder[FromAgent] = msgspec.json.Decoder(FromAgent)
 _from_edge: msgspec.json.Decoder[FromEdge] = msgspec.json.Decoder(FromEdge)
+_any: msgspec.json.Decoder[FromAgent | FromEdge] = msgspec.json.Decoder(FromAgent | FromEdge)
 
 
 def _decode(text: str | bytes, decoder: msgspec.json.Decoder[_T]) -> _T:

@@ -108,13 +108,13 @@ class AgentTunnel:
         Raises `DialRefused`, `PickupTimeout` or `TunnelClosed`. Where the agent finds the host
         unreachable only later, the stream breaks with a `DialRefused` as its cause.
         """
-        return WebSocketStream(
-            await self._dial(
-                lambda dial_id: Dial(
-                    id=dial_id, kind="stream", host=host, service=service, origin=origin, port=port
-                )
+        websocket = await self._dial(
+            lambda dial_id: Dial(
+                id=dial_id, kind="stream", host=host, service=service, origin=origin, port=port
             )
         )
+        websocket.be_patient(self._limits.stream_user_timeout_ms)
+        return WebSocketStream(websocket)
 
     async def open_flow(
         self,

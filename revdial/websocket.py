@@ -123,6 +123,15 @@ class TunnelWebSocket(Connection):
                 await self.abort()
         await trio.lowlevel.checkpoint()
 
+    def be_patient(self, user_timeout_ms: int) -> None:
+        """Allow the peer's kernel to have no room for so long; see `TransportLimits`."""
+        stream = self.stream
+        if isinstance(stream, trio.SSLStream):
+            stream = stream.transport_stream
+        if isinstance(stream, trio.SocketStream):
+            with suppress(OSError):
+                stream.setsockopt(socket.IPPROTO_TCP, _TCP_USER_TIMEOUT, user_timeout_ms)
+
     @property
     def is_open(self) -> bool:
         """Neither side has begun to close."""

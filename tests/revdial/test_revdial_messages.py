@@ -111,6 +111,16 @@ def test_a_message_too_large_is_not_even_sent() -> None:
         encode(Reply("id", True, {"a": "x" * max_control_message_bytes}))
 
 
+@pytest.mark.parametrize(
+    "message",
+    [Dial("id", "stream", "", "http"), Hello("x" * 129), DialFailed("id", "r", "m" * 2000)],
+)
+def test_what_the_peer_would_refuse_is_not_even_sent(message: FromAgent | FromEdge) -> None:
+    with pytest.raises(BadMessage) as caught:
+        encode(message)
+    assert caught.value.reason == "unsendable"
+
+
 def test_ids_and_parameters_stay_out_of_reprs() -> None:
     shown = repr(Dial("secret-id", "stream", "h1", "http")) + repr(
         Request("secret-id", "confirm_pin", {"pin": "4711"})

@@ -109,6 +109,19 @@ async def test_what_the_agent_does_not_allow_is_refused_with_its_reason() -> Non
         assert agent_tunnel.data_connections == 0
 
 
+async def test_a_long_refusal_does_not_cost_the_tunnel() -> None:
+    class Wordy(Agent):
+        async def check(self, dial: Dial) -> None:
+            raise DialRefused("No Way!" * 50, "no\n" * 5000)
+
+    async with tunnel(Wordy()) as (_, agent_tunnel):
+        with trio.fail_after(5), pytest.raises(DialRefused) as caught:
+            await agent_tunnel.open_stream("h1", "http", origin="c1")
+        assert caught.value.reason.startswith("no_way_no_way")
+        assert "\n" not in caught.value.message
+        assert not agent_tunnel.closed.is_set()
+
+
 async def test_a_host_found_unreachable_after_pick_up_breaks_the_stream_with_that_cause() -> None:
     class Unlucky(Agent):
         async def on_stream(self, dial: Dial, stream: WebSocketStream) -> None:
