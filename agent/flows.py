@@ -175,6 +175,9 @@ class FlowRelay:
         while True:
             try:
                 runs = await socket.receive_batch()
+            except trio.ClosedResourceError:
+                # Closed to make room, in the moment between readable and read.
+                return
             except OSError:
                 # Unreadable for now; the host may be back before the grace time is over.
                 await trio.sleep_forever()

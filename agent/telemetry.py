@@ -108,20 +108,19 @@ class _HostWatch:
 
     async def report(self) -> HostReport:
         ports: dict[str, bool] = {}
-        sessions: list[int | None] = []
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._probe, ports, "http", self._host.http_port)
             nursery.start_soon(self._probe, ports, "https", self._host.https_port)
             nursery.start_soon(self._probe, ports, "rtsp", self._host.rtsp_port)
             nursery.start_soon(self.refresh_apps)
-            sessions.append(await self._session_count())
+            sessions = await self._session_count()
         changed = self._apps != self._told
         self._told = self._apps
         return HostReport(
             name=self.name,
             reachable=all(ports.values()),
             ports=ports,
-            sessions=sessions[0],
+            sessions=sessions,
             apps=self._apps if changed else None,
         )
 

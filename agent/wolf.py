@@ -159,8 +159,7 @@ class WolfApi:
         try:
             # Undecoded: a few bytes of compressed answer could otherwise fill the memory.
             async for piece in answer.aiter_raw():
-                if len(body) <= self._max_answer_bytes:
-                    body += piece
+                body += piece
                 if len(body) > self._max_answer_bytes:
                     # And read on until that is noticed: httpx's generators nest, and one that is
                     # left in the middle is never cleaned up.
