@@ -8,13 +8,14 @@ from typing import Any, Final, Self
 
 import httpx
 
+from moonhost.errors import CommandFailed
 from proxy import state_dir
 from proxy.config import ProxyConfig
 
 request_timeout_s: Final = 45.0
 
 
-class AdminError(Exception):
+class AdminError(CommandFailed):
     """The edge could not be asked, or refused; ``str()`` says what to do."""
 
     def __init__(self, message: str, status: int | None = None) -> None:

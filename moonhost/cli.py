@@ -20,7 +20,8 @@ from backends.sqlite import SqliteStore
 from backends.tokens import new_agent_token, token_hash
 from backends.vault import load_or_create_key
 from moonhost import logs
-from moonhost.admin_client import AdminClient, AdminError
+from moonhost.admin_client import AdminClient
+from moonhost.errors import CommandFailed
 from proxy import state_dir
 from proxy.config import ProxyConfig
 from proxy.edge import RunningEdge, run_edge
@@ -51,11 +52,7 @@ app.command(clients_app)
 app.command(sessions_app)
 
 
-class CommandFailed(Exception):
-    """A command could not do its work; ``str()`` says why and what to do."""
-
-
-_told_plainly: Final = (CommandFailed, AdminError, ConfigError, EdgeError, BackendError)
+_told_plainly: Final = (CommandFailed, ConfigError, EdgeError, BackendError)
 
 
 def main() -> None:
@@ -280,13 +277,9 @@ async def demo(
     The hosts are simulated and need no GPU. A real Moonlight client pairs, lists, launches and
     shows what it decoded; then the demo stays up for your own Moonlight until Ctrl-C.
     """
-    from moonhost.demo import DemoFailed, DemoOptions, run_demo
+    from moonhost.demo import DemoOptions, run_demo
 
-    try:
-        passed = await run_demo(DemoOptions(check, as_json, mode, bitrate, listen))
-    except DemoFailed as error:
-        raise CommandFailed(str(error)) from error
-    if not passed:
+    if not await run_demo(DemoOptions(check, as_json, mode, bitrate, listen)):
         sys.exit(1)
 
 

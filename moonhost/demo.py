@@ -11,7 +11,7 @@ import secrets
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any, Final
 import trio
 
 from moonhost.admin_client import AdminClient, AdminError
+from moonhost.errors import CommandFailed
 from moonhost.ports import NoRoom, find_shift
 from proxy.config import ProxyConfig
 from settings import load_toml
@@ -68,7 +69,7 @@ class DemoOptions:
     listen: str
 
 
-class DemoFailed(Exception):
+class DemoFailed(CommandFailed):
     """The demo could not go on; ``str()`` says where and shows the end of the log in question."""
 
 
@@ -337,40 +338,45 @@ wolf_socket = {json.dumps(str(socket_path))}
         return done.stdout.decode().strip()
 
     async def _wait_until_ready(self, config: ProxyConfig) -> None:
-        with trio.move_on_after(start_timeout_s):
-            while True:
-                try:
-                    async with AdminClient.of(config) as edge:
-                        await edge.get("/api/v1/backends")
-                except AdminError:
-                    await trio.sleep(poll_s)
-                else:
-                    return
-        raise DemoFailed(f"the edge did not start in time. {self._tail('edge')}")
+        async def answers() -> bool:
+            try:
+                async with AdminClient.of(config) as edge:
+                    await edge.get("/api/v1/backends")
+            except AdminError:
+                return False
+            return True
+
+        await self._wait_for(answers, "the edge did not start in time", "edge")
 
     async def _wait_for_backends(self, config: ProxyConfig) -> None:
-        with trio.move_on_after(start_timeout_s):
-            async with AdminClient.of(config) as edge:
-                while True:
-                    backends = await edge.get("/api/v1/backends")
-                    if sum(backend["healthy"] for backend in backends) == len(_places):
-                        return
-                    await trio.sleep(poll_s)
-        tails = " ".join(self._tail(f"agent-{place.region}") for place in _places)
-        raise DemoFailed(f"not all agents dialled home in time. {tails}")
+        async with AdminClient.of(config) as edge:
+
+            async def all_healthy() -> bool:
+                backends = await edge.get("/api/v1/backends")
+                return sum(backend["healthy"] for backend in backends) == len(_places)
+
+            agents = [f"agent-{place.region}" for place in _places]
+            await self._wait_for(all_healthy, "not all agents dialled home in time", *agents)
 
     async def _wait_for_file(self, path: Path, name: str) -> None:
-        with trio.move_on_after(start_timeout_s):
-            while not path.exists():
-                await trio.sleep(poll_s)
-            return
-        raise DemoFailed(f"{name} did not start in time. {self._tail(name)}")
+        await self._wait_for(trio.Path(path).exists, f"{name} did not start in time", name)
 
     async def _confirm_pin(self, config: ProxyConfig, pin: str) -> None:
         async with AdminClient.of(config) as edge:
-            while not (pending := await edge.get("/api/v1/pairings")):
+
+            async def pending() -> Any:
+                return await edge.get("/api/v1/pairings")
+
+            attempt = (await self._wait_for(pending, "the client did not ask", "edge"))[0]
+            await edge.post(f"/api/v1/pairings/{attempt['id']}", {"pin": pin})
+
+    async def _wait_for(self, check: Callable[[], Awaitable[Any]], failure: str, *logs: str) -> Any:
+        """Ask until the answer is true, and return it; fail with the ends of these logs."""
+        with trio.move_on_after(start_timeout_s):
+            while not (found := await check()):
                 await trio.sleep(poll_s)
-            await edge.post(f"/api/v1/pairings/{pending[0]['id']}", {"pin": pin})
+            return found
+        raise DemoFailed("\n".join([failure, *map(self._tail, logs)]))
 
     async def _client(self, config: ProxyConfig, *action: str) -> Any:
         """Run the real client and return its result."""
