@@ -13,9 +13,10 @@ from typing import Final
 
 import structlog
 import trio
-from moonlight.control import ControlCipher, ControlMessage, termination_payload
 
 from moonlight import enet
+from moonlight.announce import Encryption
+from moonlight.control import ControlCipher, ControlKind, termination_payload
 from moonlight.enet_peer import Connected, Disconnected, EnetEvent, EnetPeer, Received
 from moonlight.errors import ProtocolError
 from simulator.config import HostConfig
@@ -30,7 +31,7 @@ _URGENT_CHANNEL: Final = 1
 _MAX_PEERS: Final = 64
 _IDLE_S: Final = 60.0
 
-_IDR_WISHES: Final = (ControlMessage.IDR_REQUEST, ControlMessage.INVALIDATE_REFERENCE_FRAMES)
+_IDR_WISHES: Final = (ControlKind.REQUEST_IDR, ControlKind.INVALIDATE_REFERENCE_FRAMES)
 
 _log = structlog.get_logger("simulator.control")
 
@@ -92,7 +93,7 @@ class ControlServer:
         for peer in self._peers.values():
             if peer.session == session_id:
                 if peer.enet.connected:
-                    message = peer.cipher.seal(ControlMessage.TERMINATION, termination_payload())
+                    message = peer.cipher.seal(ControlKind.TERMINATION, termination_payload())
                     peer.enet.send(_URGENT_CHANNEL, message)
                 peer.enet.disconnect()
         self._wake()
@@ -146,8 +147,8 @@ class ControlServer:
         if free is None:
             return None
         settings = session.settings
-        version = 2 if settings is not None and settings.encryption_enabled & 1 else 1
-        cipher = ControlCipher(session.launch.rikey, "host", version=version)
+        second = settings is not None and settings.encryption_enabled & Encryption.CONTROL_V2
+        cipher = ControlCipher(session.launch.rikey, "host", version=2 if second else 1)
         peer = _Peer(session.id, address, EnetPeer.server(free), cipher)
         self._peers[free] = peer
         return peer

@@ -6,27 +6,24 @@ from typing import Final
 
 import structlog
 import trio
-from moonlight.announce import StreamSettings
 
+from moonlight.announce import HostCapabilities, StreamSettings
 from moonlight.errors import ProtocolError
 from moonlight.flows import Flow
 from moonlight.rtsp import RtspParser, RtspRequest, RtspResponse
 from simulator.config import Traps
-from simulator.encoder import check_mode
 from simulator.lifecycle import Lifecycle
 from simulator.matching import match_rtsp
 from simulator.media import MediaPorts
 from simulator.sessions import Session
+from simulator.stream import check_settings
 
 _SESSION: Final = ("Session", "DEADBEEFCAFE;timeout = 90")
-# What a host without HEVC, AV1 and encryption of its own can do, in Wolf's words. The digits tell
-# how Opus packs six and eight channels: channels, streams, coupled streams, and whose is whose.
-_CAPABILITIES: Final = (
-    b"a=fmtp:97 surround-params=21101\n"
-    b"a=fmtp:97 surround-params=642014235\n"
-    b"a=fmtp:97 surround-params=85301645237\n"
-    b"a=x-ss-general.featureFlags: 3\n"
-)
+# The digits tell how Opus packs two, six and eight channels: channels, streams, coupled streams,
+# and where in them each channel is.
+_CAPABILITIES: Final = HostCapabilities(
+    surround_params=("21101", "642014235", "85301645237"), feature_flags=3
+).encode()
 _RECEIVE_BYTES: Final = 8192
 _CLOSE_TIMEOUT_S: Final = 2.0
 
@@ -115,7 +112,7 @@ class RtspServer:
     def _announce(self, request: RtspRequest, session: Session) -> RtspResponse:
         try:
             settings = StreamSettings.parse(request.body)
-            check_mode(settings.width, settings.height, settings.fps)
+            check_settings(settings)
         except (ProtocolError, ValueError) as error:
             _log.info("announce_refused", session=session.id, error=str(error))
             return request.answer(status=400, reason="Bad Request")

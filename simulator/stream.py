@@ -12,19 +12,33 @@ from datetime import datetime
 from typing import Final
 
 import trio
-from moonlight.announce import StreamSettings
 
+from moonlight.announce import Codec, StreamSettings
 from moonlight.audio import AudioCipher, AudioPacketiser
+from moonlight.errors import TooLarge
 from moonlight.video import FramePacketiser
-from simulator.encoder import CardEncoder, bounded_bitrate_kbps
+from simulator.encoder import CardEncoder, bounded_bitrate_kbps, check_mode
 from simulator.sessions import Session
 from simulator.testcard import TestCard
-from simulator.tone import encode_tone
+from simulator.tone import check_tone, encode_tone
 from simulator.udp import Address, UdpPort
 
 _CLOCK_HZ: Final = 90_000
+_VIDEO_SHARE: Final = (4, 5)
+"""Of the bitrate that the client's user chose: the rest is for parity, as clients reckon too."""
+_PACKET_SIZES: Final = range(256, 8193)
 _MAX_AUDIO_DELAY_S: Final = 0.1
 """Audio that is later than this is left out."""
+
+
+def check_settings(settings: StreamSettings) -> None:
+    """Raise ValueError, with a sentence, for a stream that this host cannot make."""
+    check_mode(settings.width, settings.height, settings.fps)
+    check_tone(settings.audio_packet_ms, settings.audio_channels)
+    if settings.codec is not Codec.H264:
+        raise ValueError(f"The host has no encoder for {settings.codec.name}")
+    if settings.packet_size not in _PACKET_SIZES:
+        raise ValueError(f"The host makes no packets of {settings.packet_size} bytes")
 
 
 @dataclass(slots=True)
@@ -134,7 +148,8 @@ class Stream:
             timestamp = int((deadline - started) * _CLOCK_HZ)
             datagrams, is_idr = await trio.to_thread.run_sync(encode, idr, timestamp)
             self._counters.video_datagrams += self._video.send(datagrams, self._counters)
-            self._counters.frames_sent += 1
+            self._counters.frames_sent += bool(datagrams)
+            self._counters.frames_skipped += not datagrams
             self._counters.idr_frames += is_idr
             deadline += period
             await trio.sleep_until(deadline)
@@ -145,9 +160,9 @@ class Stream:
         card = TestCard(
             settings.width, settings.height, region=self._region, title=self._session.app.title
         )
-        encoder = CardEncoder(
-            card, fps=settings.fps, bitrate_kbps=bounded_bitrate_kbps(settings.bitrate_kbps)
-        )
+        share, whole = _VIDEO_SHARE
+        bitrate_kbps = bounded_bitrate_kbps(settings.bitrate_kbps * share // whole)
+        encoder = CardEncoder(card, fps=settings.fps, bitrate_kbps=bitrate_kbps)
         packetiser = FramePacketiser(settings.packet_size, min_fec_packets=settings.min_fec_packets)
         frame_index = 0
 
@@ -156,9 +171,12 @@ class Stream:
             frame_index += 1
             clock = datetime.now().astimezone().strftime("%H:%M:%S.%f")[:12]
             frame = encoder.encode(clock, idr=idr)
-            datagrams = packetiser.packetise(
-                frame.data, frame_index=frame_index, idr=frame.idr, timestamp=timestamp
-            )
+            try:
+                datagrams = packetiser.packetise(
+                    frame.data, frame_index=frame_index, idr=frame.idr, timestamp=timestamp
+                )
+            except TooLarge:
+                return [], False  # a bitrate beyond what the packets' fields can number
             return datagrams, frame.idr
 
         return encode

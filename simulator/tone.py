@@ -16,6 +16,7 @@ SAMPLE_RATE_HZ: Final = 48_000
 STEREO_BITRATE_BPS: Final = 96_000
 SURROUND_BITRATE_BPS: Final = 256_000
 
+PACKET_MS: Final = (5, 10)
 _LAYOUTS: Final = {2: "stereo", 6: "5.1", 8: "7.1"}
 _NOTES_HZ: Final = (440.0, 554.37, 659.25, 880.0)
 _NOTE_MS: Final = 500
@@ -31,15 +32,20 @@ def melody(channels: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
     return np.repeat(mono[:, np.newaxis], channels, axis=1)
 
 
+def check_tone(packet_ms: int, channels: int) -> None:
+    """Raise ValueError, with a sentence for a log, for a sound that Moonlight never asks for."""
+    if channels not in _LAYOUTS or packet_ms not in PACKET_MS:
+        raise ValueError(f"There is no tone of {channels} channels in packets of {packet_ms} ms")
+
+
 def encode_tone(packet_ms: int, channels: int) -> tuple[bytes, ...]:
     """The melody as Opus packets of `packet_ms`, to be sent round and round.
 
     All have the same size (hard constant bitrate), which the stream's error correction needs.
-    Takes some 50 ms: call it in a thread. Raises ValueError for what Moonlight never asks for.
+    Takes some 50 ms: call it in a thread. Raises ValueError as `check_tone`.
     """
-    layout = _LAYOUTS.get(channels)
-    if layout is None or packet_ms not in (5, 10):
-        raise ValueError(f"no tone of {channels} channels in packets of {packet_ms} ms")
+    check_tone(packet_ms, channels)
+    layout = _LAYOUTS[channels]
     codec = _opus(packet_ms, layout)
     samples_per_packet = SAMPLE_RATE_HZ * packet_ms // 1000
     samples = melody(channels)

@@ -187,3 +187,41 @@ async def _read_all(stream: trio.abc.Stream) -> bytes:
     while data := await stream.receive_some(65_536):
         received += bytes(data)
     return received
+
+
+def announcement(
+    *,
+    width: int = 640,
+    height: int = 360,
+    fps: int = 60,
+    kbps: int = 4000,
+    encrypted_audio: bool = True,
+    codec: int = 0,
+    packet_size: int = 1024,
+    channels: int = 2,
+) -> bytes:
+    """The body of an ANNOUNCE, as Moonlight writes it."""
+    lines = (
+        "v=0",
+        "o=android 0 14 IN IPv4 127.0.0.1",
+        "s=NVIDIA Streaming Client",
+        "a=x-ml-general.featureFlags:3 ",
+        "a=x-ss-general.encryptionEnabled:0 ",
+        "a=x-ss-video[0].chromaSamplingType:0 ",
+        f"a=x-nv-video[0].clientViewportWd:{width} ",
+        f"a=x-nv-video[0].clientViewportHt:{height} ",
+        f"a=x-nv-video[0].maxFPS:{fps} ",
+        f"a=x-nv-video[0].packetSize:{packet_size} ",
+        f"a=x-nv-vqos[0].bw.maximumBitrateKbps:{kbps * 4 // 5} ",
+        f"a=x-ml-video.configuredBitrateKbps:{kbps} ",
+        f"a=x-nv-general.featureFlags:{167 if encrypted_audio else 135} ",
+        "a=x-nv-vqos[0].fec.minRequiredFecPackets:2 ",
+        f"a=x-nv-vqos[0].bitStreamFormat:{codec} ",
+        f"a=x-nv-audio.surround.numChannels:{channels} ",
+        "a=x-nv-audio.surround.channelMask:3 ",
+        "a=x-nv-aqos.packetDuration:5 ",
+        "t=0 0",
+        "m=video 48100  ",
+        "",
+    )
+    return "\r\n".join(lines).encode()

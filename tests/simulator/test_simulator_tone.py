@@ -18,7 +18,7 @@ def test_packets_last_what_was_asked_and_all_have_one_size(packet_ms: int, chann
 
 @pytest.mark.parametrize(("packet_ms", "channels"), [(20, 2), (5, 3)])
 def test_what_moonlight_never_asks_for_is_refused(packet_ms: int, channels: int) -> None:
-    with pytest.raises(ValueError, match="no tone"):
+    with pytest.raises(ValueError, match="There is no tone"):
         encode_tone(packet_ms, channels)
 
 
