@@ -125,9 +125,6 @@ class Registry:
         hosts = self._hosts(offer)
         connection = ConnectionId(next(self._connections))
         self._agents[offer.agent_id] = _Agent(offer, connection, hosts, heard_at=now)
-        for identifier in hosts.keys() & self._slots.keys():
-            # The report that included them is gone with the old connection.
-            self._slots[identifier].included.clear()
         return connection
 
     def heartbeat(

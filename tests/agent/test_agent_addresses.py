@@ -47,6 +47,14 @@ def test_the_longest_unused_is_forgotten_first() -> None:
     assert caught.value.reason == "too_many_origins"
 
 
+def test_using_an_address_again_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(addresses, "first_choice", lambda _origin: 0)
+    table = SourceAddresses(max_origins=2)
+    for origin in ("a", "b", "a", "c"):
+        address_of(table, origin)
+    assert (address_of(table, "a"), address_of(table, "c")) == ("127.64.0.0", "127.64.0.1")
+
+
 def test_a_lease_may_be_held_twice() -> None:
     table = SourceAddresses(max_origins=1)
     with table.lease("a") as first:

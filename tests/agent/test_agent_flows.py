@@ -124,7 +124,11 @@ async def test_a_cancelled_tunnel_leaves_the_socket_for_the_next() -> None:
 
 
 async def test_the_newer_of_two_dials_has_the_flow() -> None:
-    async with host() as (sock, target), relay() as flows, trio.open_nursery() as nursery:
+    async with (
+        host() as (sock, target),
+        relay(max_flows=1) as flows,
+        trio.open_nursery() as nursery,
+    ):
         older, newer = Channel(), Channel()
         older_ended = trio.Event()
 
@@ -138,6 +142,8 @@ async def test_the_newer_of_two_dials_has_the_flow() -> None:
         with trio.fail_after(5):
             await older_ended.wait()
         assert await ping(newer, sock) == address
+        with pytest.raises(DialRefused):  # the flow is carried, not held: it makes no room
+            await flows.serve(target, "origin", "other", "video", Channel())
         newer.break_off()
 
 
@@ -152,6 +158,19 @@ async def test_a_flow_nobody_dials_again_is_given_up(autojump_clock: object) -> 
         assert (len(flows), flows.counters.expired) == (1, 0)
         await trio.sleep(2)
         assert (len(flows), flows.counters.expired) == (0, 1)
+
+
+async def test_a_flow_that_ended_gives_its_address_back(autojump_clock: object) -> None:
+    addresses = SourceAddresses(max_origins=1)
+    async with host() as (_, target), FlowRelay.open(addresses, LimitsConfig()) as flows:
+        channel = Channel()
+        channel.break_off()
+        await flows.serve(target, "origin", "s", "video", channel)
+        with pytest.raises(DialRefused), addresses.lease("other"):
+            pytest.fail("the flow is held, and its address with it")
+        await trio.sleep(31)
+        with addresses.lease("other"):
+            assert len(flows) == 0
 
 
 async def test_the_grace_time_begins_anew_with_each_break(autojump_clock: object) -> None:
