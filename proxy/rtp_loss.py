@@ -16,7 +16,8 @@ class SequenceGaps:
     """How many packets of one stream never came, as far as their numbers tell.
 
     With `payload_type` only packets of that type are counted (audio's parity has numbers of its
-    own). A packet that comes late fills the gap it left, so `missing` can fall again.
+    own). A packet that comes late fills the gap it left, so `missing` can fall again; one that
+    comes twice does not.
     """
 
     def __init__(self, payload_type: int | None = None) -> None:
@@ -24,6 +25,8 @@ class SequenceGaps:
         self.missing = 0
         self._payload_type = payload_type
         self._next: int | None = None
+        self._gaps: dict[int, None] = {}
+        """Numbers that may still come late, in the order in which they were passed over."""
 
     def note(self, datagrams: Iterable[bytes | memoryview]) -> None:
         """Count packets in the order of their arrival; what is no RTP is passed over."""
@@ -36,8 +39,19 @@ class SequenceGaps:
         self.received += 1
         ahead = 0 if self._next is None else (sequence - self._next) % _sequence_modulus
         if ahead >= _sequence_modulus - max_gap_packets:
-            self.missing = max(0, self.missing - 1)
+            if sequence in self._gaps:
+                del self._gaps[sequence]
+                self.missing -= 1
             return
-        if ahead < max_gap_packets:
-            self.missing += ahead
+        if ahead >= max_gap_packets:
+            self._gaps.clear()
+        elif ahead:
+            self._pass_over(sequence, ahead)
         self._next = (sequence + 1) % _sequence_modulus
+
+    def _pass_over(self, sequence: int, ahead: int) -> None:
+        self.missing += ahead
+        for behind in range(ahead, 0, -1):
+            self._gaps[(sequence - behind) % _sequence_modulus] = None
+        while (sequence - (oldest := next(iter(self._gaps)))) % _sequence_modulus > max_gap_packets:
+            del self._gaps[oldest]
