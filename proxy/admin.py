@@ -41,6 +41,9 @@ Handler = Callable[[Request], Awaitable[Response]]
 class _Pin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pin: str
 
+    def __repr__(self) -> str:
+        return "_Pin(…)"
+
 
 class AdminApi:
     """Builds the ASGI application over the parts of a running edge."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from proxy.sessions import Session, SessionState
 
@@ -35,8 +35,8 @@ class RtspOrigin:
 
     local_port: int
     client_address: str
-    host: str
-    """Host text of the message's target or ``Host`` header, without port."""
+    host: str = field(repr=False)
+    """Host text of the message's target or ``Host`` header, without port: perhaps a label."""
 
 
 def match_rtsp(

@@ -25,6 +25,9 @@ class _Details(msgspec.Struct, frozen=True):
     host_rtsp: str
     flows: dict[str, tuple[int, str | int, str | int | None]]
 
+    def __repr__(self) -> str:
+        return "_Details(…)"
+
 
 def to_record(session: Session) -> SessionRecord:
     """Write a session as it is now."""

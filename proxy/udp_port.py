@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import trio
@@ -38,7 +38,7 @@ class Endpoint:
 class Arrival:
     """One datagram at a shared port: from where, and to which of our addresses."""
 
-    datagram: bytes
+    datagram: bytes = field(repr=False)
     client: Endpoint
     local: Endpoint
 
