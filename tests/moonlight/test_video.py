@@ -206,3 +206,22 @@ def test_the_recorded_stream_assembles_with_and_without_loss() -> None:
     recovered = frames_of(assembler, lossy)
     assert [frame.data for frame in recovered] == [frame.data for frame in whole]
     assert sum(frame.recovered_packets for frame in recovered) > 200
+
+
+@needs_captures
+def test_the_recorded_frames_are_cut_as_wolf_cut_them() -> None:
+    recorded = [d.payload for d in datagrams() if d.source == 48100]
+    frames = frames_of(FrameAssembler(), recorded)
+    packetiser = FramePacketiser(1392, fec_percentage=20, min_fec_packets=2)
+    written = [
+        packet
+        for frame in frames
+        for packet in packetiser.packetise(
+            frame.data,
+            frame_index=frame.frame_index,
+            idr=frame.kind == 2,
+            timestamp=frame.timestamp,
+            host_latency=frame.host_latency,
+        )
+    ]
+    assert written[: len(recorded)] == recorded
