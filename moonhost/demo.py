@@ -353,7 +353,8 @@ wolf_socket = {json.dumps(str(socket_path))}
 
             async def all_healthy() -> bool:
                 backends = await edge.get("/api/v1/backends")
-                return sum(backend["healthy"] for backend in backends) == len(_places)
+                healthy = [backend for backend in backends if backend["healthy"]]
+                return len(healthy) == len(_places)
 
             agents = [f"agent-{place.region}" for place in _places]
             await self._wait_for(all_healthy, "not all agents dialled home in time", *agents)
@@ -373,7 +374,7 @@ wolf_socket = {json.dumps(str(socket_path))}
     async def _wait_for(self, check: Callable[[], Awaitable[Any]], failure: str, *logs: str) -> Any:
         """Ask until the answer is true, and return it; fail with the ends of these logs."""
         with trio.move_on_after(start_timeout_s):
-            while not (found := await check()):
+            while not (found := await check()):  # noqa: ASYNC110 - other processes: only asking tells
                 await trio.sleep(poll_s)
             return found
         raise DemoFailed("\n".join([failure, *map(self._tail, logs)]))

@@ -242,7 +242,7 @@ def _report(
     within = [
         number
         for number, when in zip(counts.frame_numbers, counts.frame_times, strict=True)
-        if when <= until
+        if first < when <= until
     ]
     span = within[-1] - within[0] + 1 if within else 0
     return {
