@@ -26,6 +26,8 @@ agents_private_key: Final = "agents.key"
 
 _certificate_years: Final = 20
 _token_bytes: Final = 32
+_min_token_characters: Final = 16
+_private: Final = 0o600
 
 
 def prepare(state_dir: Path) -> None:
@@ -49,11 +51,27 @@ def prepare(state_dir: Path) -> None:
 
 
 def load_or_create_admin_token(state_dir: Path) -> str:
-    """Return the token that the command line shows to the edge."""
+    """Return the token that the command line shows to the edge.
+
+    Raises:
+        StartFailed: the file cannot be read or made, or what it holds would protect nothing.
+
+    """
     path = state_dir / admin_token
-    if not path.exists():
-        _write_private(path, secrets.token_urlsafe(_token_bytes).encode() + b"\n")
-    return path.read_text().strip()
+    try:
+        if not path.exists():
+            _write_private(path, secrets.token_urlsafe(_token_bytes).encode() + b"\n")
+        path.chmod(_private)
+        token = path.read_bytes().decode("ascii", "replace").strip()
+    except OSError as error:
+        raise StartFailed("admin_token", f"{path} cannot be used: {error.strerror}") from error
+    if len(token) < _min_token_characters or not all("!" <= letter <= "~" for letter in token):
+        raise StartFailed(
+            "admin_token",
+            f"{path} does not hold a token of at least {_min_token_characters} characters: "
+            "delete it, and a new one is made at the next start.",
+        )
+    return token
 
 
 def agents_context(
@@ -134,6 +152,11 @@ def _make_certificate(hostname: str, certificate: Path, private_key: Path) -> No
 
 
 def _write_private(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
+    """Write a file whole or not at all, whatever the mode of one that is there already."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.unlink(missing_ok=True)
+    with os.fdopen(
+        os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _private), "wb"
+    ) as file:
         file.write(content)
+    unfinished.replace(path)
