@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,17 +11,21 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 MAX_PORT = 65_535
 MAX_RTSP_PORTS = 1_024
+MAX_SECONDS = 10 * 365 * 24 * 3600
+
+_RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
+_HOSTNAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 
 Port = Annotated[int, Field(ge=1, le=MAX_PORT)]
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, lt=MAX_SECONDS, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
 def _port_range(text: str) -> str:
-    first, dash, last = text.partition("-")
-    if not first.isdecimal() or (dash and not last.isdecimal()):
+    match = _RANGE.fullmatch(text)
+    if match is None:
         raise ValueError('write a port, or a range of ports as in "48010-48073"')
-    low, high = int(first), int(last or first)
+    low, high = int(match[1]), int(match[2] or match[1])
     if not 1 <= low <= high <= MAX_PORT:
         raise ValueError(f"ports go from 1 to {MAX_PORT}, the lower one first")
     if high - low >= MAX_RTSP_PORTS:
@@ -27,7 +33,27 @@ def _port_range(text: str) -> str:
     return text
 
 
+def _address(text: str) -> str:
+    try:
+        ip_address(text)
+    except ValueError:
+        raise ValueError('write an IP address, as in "0.0.0.0" or "::"') from None
+    return text
+
+
+def _hostname(text: str) -> str:
+    # The certificate of the agents' port is made for it, and agents look it up.
+    if not _HOSTNAME.fullmatch(text):
+        try:
+            ip_address(text)
+        except ValueError:
+            raise ValueError("write a host name in plain ASCII letters, or an IP address") from None
+    return text
+
+
 PortRange = Annotated[str, AfterValidator(_port_range)]
+Address = Annotated[str, AfterValidator(_address)]
+Hostname = Annotated[str, Field(min_length=1, max_length=253), AfterValidator(_hostname)]
 
 
 class _Section(BaseModel):
@@ -37,7 +63,8 @@ class _Section(BaseModel):
 class Listen(_Section):
     """Where clients reach the edge."""
 
-    addresses: tuple[str, ...] = ("0.0.0.0",)  # noqa: S104 - players come from anywhere
+    # Players come from anywhere.
+    addresses: Annotated[tuple[Address, ...], Field(min_length=1)] = ("0.0.0.0",)  # noqa: S104
     http_port: Port = 47989
     https_port: Port = 47984
     rtsp_ports: PortRange = "48010-48073"
@@ -65,7 +92,7 @@ class Listen(_Section):
 class Agents(_Section):
     """Where agents dial in: WebSockets over TLS."""
 
-    address: str = "0.0.0.0"  # noqa: S104 - hosts come from anywhere
+    address: Address = "0.0.0.0"  # noqa: S104 - hosts come from anywhere
     port: Port = 443
     certificate: Path | None = None
     private_key: Path | None = None
@@ -82,7 +109,7 @@ class Agents(_Section):
 class Admin(_Section):
     """Where ``moonhost pair`` and the other commands reach a running edge."""
 
-    address: str = "127.0.0.1"
+    address: Address = "127.0.0.1"
     port: Port = 47980
 
 
@@ -124,7 +151,7 @@ class ProxyConfig(_Section):
     """One edge."""
 
     name: Annotated[str, Field(min_length=1, max_length=64)] = "moonhost"
-    hostname: Annotated[str, Field(min_length=1, max_length=253)]
+    hostname: Hostname
     state_dir: Path = Path("/var/lib/moonhost")
     log_level: str = "info"
     listen: Listen = Listen()
@@ -145,8 +172,12 @@ class ProxyConfig(_Section):
     def model_post_init(self, _context: Any) -> None:
         """Refuse two TCP listeners on one port."""
         tcp = {self.listen.http_port, self.listen.https_port, *self.listen.rtsp_port_range}
-        for section, port in (("agents", self.agents.port), ("admin", self.admin.port)):
-            if port in tcp:
-                raise ValueError(f"{section}.port {port} is a port of [listen] already")
+        clashes = [
+            f"{section}.port {port} is a port of [listen] already"
+            for section, port in (("agents", self.agents.port), ("admin", self.admin.port))
+            if port in tcp
+        ]
         if self.agents.port == self.admin.port:
-            raise ValueError("agents.port and admin.port must differ")
+            clashes.append("agents.port and admin.port must differ")
+        if clashes:
+            raise ValueError("; ".join(clashes))

@@ -306,7 +306,9 @@ async def _serve_admin(
     task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     settings = hypercorn.config.Config()
-    settings.bind = [f"{config.admin.address}:{config.admin.port}"]
+    address = config.admin.address
+    host = f"[{address}]" if ":" in address else address
+    settings.bind = [f"{host}:{config.admin.port}"]
     settings.graceful_timeout = admin_grace_s
     settings.shutdown_timeout = admin_grace_s
     settings.errorlog = None

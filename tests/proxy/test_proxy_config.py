@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from proxy.config import MAX_RTSP_PORTS, Listen, ProxyConfig
+from settings import ConfigError, load_toml
+
+EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
+
+
+def load(tmp_path: Path, text: str, environ: Mapping[str, str] | None = None) -> ProxyConfig:
+    path = tmp_path / "edge.toml"
+    path.write_text(text)
+    return load_toml(path, ProxyConfig, "MOONHOST_PROXY", environ=environ or {})
+
+
+def problems(tmp_path: Path, text: str) -> dict[str, str]:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    return {problem.path: problem.message for problem in caught.value.problems}
+
+
+def test_a_hostname_is_all_that_must_be_said(tmp_path: Path) -> None:
+    config = load(tmp_path, 'hostname = "play.example.org"')
+    assert config.listen.http_port == 47989
+    assert config.listen.https_port == 47984
+    assert config.listen.rtsp_port_range == range(48010, 48074)
+    assert config.agents.certificate is None
+
+
+def test_every_mistake_is_told_at_once_with_its_place(tmp_path: Path) -> None:
+    found = problems(
+        tmp_path,
+        """
+        log_level = "chatty"
+        unknown = 1
+        [listen]
+        http_port = 70000
+        htps_port = 1
+        rtsp_ports = "9-1"
+        addresses = ["everywhere"]
+        [agents]
+        port = "x"
+        certificate = "only-one.pem"
+        [sessions]
+        max_sessions = 0
+        launch_window_s = -1
+        [limits]
+        request_timeout_s = nan
+        """,
+    )
+    assert found.keys() >= {
+        "hostname",
+        "log_level",
+        "unknown",
+        "listen.http_port",
+        "listen.htps_port",
+        "listen.rtsp_ports",
+        "listen.addresses.0",
+        "agents.port",
+        "sessions.max_sessions",
+        "sessions.launch_window_s",
+        "limits.request_timeout_s",
+    }
+    assert found["unknown"] == found["listen.htps_port"] == "there is no such setting"
+    assert found["hostname"] == "this setting is required"
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "message"),
+    [
+        ("[listen]\nhttp_port = 48011", "listen", "overlap"),
+        ("[listen]\nhttps_port = 47989", "listen", "overlap"),
+        ("[listen]\nvideo_port = 47999", "listen", "must differ"),
+        ('[agents]\nprivate_key = "k.pem"', "agents", "belong together"),
+        ("[listen]\naddresses = []", "listen.addresses", "at least 1"),
+        ('hostname = "with space"', "hostname", "host name"),
+        ('hostname = "müller.example"', "hostname", "host name"),
+        ('hostname = ""', "hostname", "at least 1"),
+        ('[agents]\naddress = "host.example"', "agents.address", "IP address"),
+        ('[admin]\naddress = ""', "admin.address", "IP address"),
+        ("[selection]\nsticky_ttl_s = inf", "selection.sticky_ttl_s", "finite"),
+        ("[selection]\nsticky_ttl_s = 1e18", "selection.sticky_ttl_s", "less than"),
+    ],
+)
+def test_one_mistake(tmp_path: Path, text: str, path: str, message: str) -> None:
+    base = "" if text.startswith("hostname") else 'hostname = "h"\n'
+    found = problems(tmp_path, base + text)
+    assert found.keys() == {path}
+    assert message in found[path]
+
+
+def test_two_listeners_never_share_a_tcp_port_and_each_clash_is_told(tmp_path: Path) -> None:
+    found = problems(tmp_path, 'hostname = "h"\n[agents]\nport = 48010\n[admin]\nport = 47984')
+    (message,) = found.values()
+    assert "agents.port 48010" in message
+    assert "admin.port 47984" in message
+    found = problems(tmp_path, 'hostname = "h"\n[agents]\nport = 444\n[admin]\nport = 444')
+    assert "agents.port and admin.port" in found[""]
+
+
+@pytest.mark.parametrize("hostname", ["play.example.org", "localhost", "192.0.2.1", "2001:db8::1"])
+def test_names_and_addresses_are_hostnames(tmp_path: Path, hostname: str) -> None:
+    assert load(tmp_path, f'hostname = "{hostname}"').hostname == hostname
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+    config = load(
+        tmp_path,
+        'hostname = "from-file"\n[listen]\nhttp_port = 1000',
+        {
+            "MOONHOST_PROXY__LISTEN__HTTP_PORT": "2000",
+            "MOONHOST_PROXY__HOSTNAME": "from-env",
+            "MOONHOST_PROXY__LISTEN__ADDRESSES": '["127.0.0.1", "::1"]',
+            "MOONHOST_AGENT__HOSTNAME": "of another program",
+        },
+    )
+    assert (config.hostname, config.listen.http_port) == ("from-env", 2000)
+    assert config.listen.addresses == ("127.0.0.1", "::1")
+
+
+def test_a_mistake_in_the_environment_names_the_variable(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="MOONHOST_PROXY__LISTEN__HTTP_PORT"):
+        load(tmp_path, 'hostname = "h"', {"MOONHOST_PROXY__LISTEN__HTTP_PORT": "no"})
+
+
+@pytest.mark.parametrize(
+    ("text", "ports"),
+    [
+        ("48010", range(48010, 48011)),
+        ("48010-48010", range(48010, 48011)),
+        (f"1-{MAX_RTSP_PORTS}", range(1, MAX_RTSP_PORTS + 1)),
+    ],
+)
+def test_port_ranges(text: str, ports: range) -> None:
+    assert Listen(rtsp_ports=text).rtsp_port_range == ports
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "-", "x", "1-", "-1", "1-x", "0", "0-5", "5-4", "65536", "1-65536", "1--2", "1 - 2"),
+        *(f"1-{MAX_RTSP_PORTS + 1}", "1-2-3", "٤٨٠١٠"),
+    ],
+)
+def test_what_is_no_port_range(text: str) -> None:
+    with pytest.raises(ValueError, match="rtsp_ports"):
+        Listen(rtsp_ports=text)
+
+
+@given(st.text(max_size=12))
+def test_any_text_is_a_port_range_or_refused(text: str) -> None:
+    try:
+        ports = Listen(rtsp_ports=text).rtsp_port_range
+    except ValueError:
+        return
+    assert 1 <= ports.start < ports.stop <= 65_536
+
+
+def settings_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from settings_of(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def keys_of(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from keys_of(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def with_commented_settings(text: str) -> str:
+    return re.sub(r"^# ?([a-z_]+ = )", r"\1", text, flags=re.MULTILINE)
+
+
+def test_the_example_can_be_used_as_it_is() -> None:
+    assert load_toml(EXAMPLE, ProxyConfig, "MOONHOST_PROXY", environ={}).hostname
+
+
+def test_the_example_documents_every_setting_and_no_other() -> None:
+    tree = tomllib.loads(with_commented_settings(EXAMPLE.read_text()))
+    assert set(keys_of(tree)) == set(settings_of(ProxyConfig))
+
+
+def test_the_example_shows_the_true_defaults() -> None:
+    shown = load_toml(EXAMPLE, ProxyConfig, "MOONHOST_PROXY", environ={})
+    assert shown == ProxyConfig(hostname=shown.hostname)
