@@ -40,11 +40,12 @@ class DatagramChannel(trio.abc.AsyncResource):
         preamble: bytes | None = None,
     ) -> None:
         self._websocket = websocket
-        self._backlog: Backlog[bytes] = Backlog(limits)
+        self._backlog: Backlog[tuple[bytes, int]] = Backlog(limits)
         self._observer = observer
         self._reported: Counter[Drop] = Counter()
         self._wake = trio.Event()
         self._preamble = preamble
+        self._in_flight = 0
 
     @property
     def closed(self) -> trio.Event:
@@ -68,7 +69,8 @@ class DatagramChannel(trio.abc.AsyncResource):
         now_s = trio.current_time()
         runs = tuple(runs)
         message = encode_runs(int(now_s * 1_000_000), runs)
-        self._backlog.push(message, len(message), sum(map(len, runs)), now_s)
+        datagrams = sum(map(len, runs))
+        self._backlog.push((message, datagrams), len(message), datagrams, now_s)
         self._wake.set()
 
     async def receive_batch(self) -> Batch:
@@ -104,18 +106,22 @@ class DatagramChannel(trio.abc.AsyncResource):
             while await self._send_next():
                 pass
         finally:
-            if left := self._backlog.datagrams:
+            if left := self._backlog.datagrams + self._in_flight:
                 self._observer.lost(Loss.FLOW_CLOSED, left)
 
     async def _send_next(self) -> bool:
         """Send one batch, after waiting for it; False when the connection has ended."""
-        message = self._backlog.pop(trio.current_time())
+        batch = self._backlog.pop(trio.current_time())
         self._report()
-        if message is None:
+        if batch is None:
             self._wake = trio.Event()
             await self._wake.wait()
             return True
-        return await self._send_message(message)
+        message, self._in_flight = batch
+        if not await self._send_message(message):
+            return False
+        self._in_flight = 0
+        return True
 
     async def _send_message(self, message: bytes) -> bool:
         try:

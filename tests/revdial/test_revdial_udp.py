@@ -9,9 +9,11 @@ from collections.abc import Iterator
 import pytest
 import trio
 import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
 
 from revdial.framing import Run, gather
-from revdial.udp import DatagramSocket
+from revdial.udp import DatagramSocket, _pieces
 
 LOOPBACK = ("127.0.0.1", 0)
 
@@ -59,12 +61,15 @@ async def test_a_burst_arrives_whole(sizes: list[int], offload: bool) -> None:
 class Scripted(socket.socket):
     """Reads come from a list, so that what is there to drain does not depend on the kernel."""
 
-    script: list[bytes]
+    script: list[bytes | OSError]
 
     def recvmsg(self, *_: object) -> tuple[bytes, list[object], int, tuple[str, int]]:  # type: ignore[override]
         if not self.script:
             raise BlockingIOError
-        return self.script.pop(0), [], 0, ("127.0.0.1", 9)
+        item = self.script.pop(0)
+        if isinstance(item, OSError):
+            raise item
+        return item, [], 0, ("127.0.0.1", 9)
 
 
 @pytest.fixture
@@ -76,16 +81,35 @@ def scripted() -> Iterator[tuple[Scripted, DatagramSocket]]:
 
 async def test_equal_datagrams_come_as_one_run(scripted: tuple[Scripted, DatagramSocket]) -> None:
     script, sock = scripted
-    script.script = burst([500] * 20 + [100, 500])
+    script.script = [*burst([500] * 20 + [100, 500])]
     assert [len(run) for run in await sock.receive_batch()] == [21, 1]
     assert sock.counters.received == 22
 
 
 async def test_a_read_stops_at_its_limit(scripted: tuple[Scripted, DatagramSocket]) -> None:
     script, sock = scripted
-    script.script = burst([800, 900, 1000])
+    script.script = [*burst([800, 900, 1000])]
     assert [run.segment_size for run in await sock.receive_batch(max_bytes=1500)] == [800, 900]
     assert [run.segment_size for run in await sock.receive_batch()] == [1000]
+
+
+async def test_port_unreachable_while_reading_is_counted_and_passed_over(
+    scripted: tuple[Scripted, DatagramSocket],
+) -> None:
+    script, sock = scripted
+    script.script = [b"a", ConnectionRefusedError(), b"b"]
+    assert [bytes(run.data) for run in await sock.receive_batch()] == [b"ab"]
+    assert sock.counters.receive_refused == 1
+
+
+@given(st.integers(1, 3000), st.integers(1, 65_535))
+def test_one_call_never_takes_more_than_any_kernel_allows(size: int, total: int) -> None:
+    run = Run(min(size, total), memoryview(bytes(total)))
+    pieces = list(_pieces(run))
+    assert sum(len(piece) for piece in pieces) == len(run)
+    assert b"".join(piece.data for piece in pieces) == run.data
+    assert all(len(piece) <= 64 and len(piece.data) <= 65_507 for piece in pieces)
+    assert all(piece.segment_size == run.segment_size for piece in pieces[:-1])
 
 
 async def test_an_unconnected_socket_tells_who_sent() -> None:

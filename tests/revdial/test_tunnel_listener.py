@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 
 import pytest
 import structlog
@@ -306,3 +307,22 @@ async def test_the_welcome_says_how_often_to_beat() -> None:
         await websocket.send(HELLO)
         welcome = decode_from_edge(await websocket.recv())
         assert welcome.heartbeat_interval_s == 3  # type: ignore[union-attr]
+
+
+async def test_the_end_of_a_tunnel_ends_its_data_connections() -> None:
+    async with edge() as at, at.websocket() as control, trio.open_nursery() as nursery:
+        await control.send(HELLO)
+        await control.recv()
+        home = await at.next_tunnel()
+        nursery.start_soon(partial(home.open_flow, **FLOW))
+        dial = decode_from_edge(await control.recv())
+        assert isinstance(dial, Dial)
+        async with at.websocket(f"/v1/data/{dial.id}") as data:
+            preamble = await data.recv()
+            assert preamble[:4] == bytes.fromhex("deadbeef")
+            home.close()
+            with trio.fail_after(5), pytest.raises(ConnectionClosed):
+                await data.recv()
+
+
+FLOW = {"host": "h1", "port": 1, "origin": "c", "session": "s", "flow": "audio"}

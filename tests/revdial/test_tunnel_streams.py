@@ -31,7 +31,9 @@ async def test_a_megabyte_each_way_at_once_comes_back_whole() -> None:
                 nursery.start_soon(send)
                 async for data in stream:
                     received += data
-        assert received == payload
+            assert received == payload
+            # An end stays an end, though the connection is still open.
+            assert await stream.receive_some() == b""
         await stream.aclose()
 
 

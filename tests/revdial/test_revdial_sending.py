@@ -1,0 +1,127 @@
+"""Who sends never waits for ever: a peer that takes nothing is given up after a deadline."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+import trio
+import trio.testing
+
+from revdial.backlog import BacklogLimits
+from revdial.errors import BadMessage, TunnelClosed
+from revdial.flow import DatagramChannel
+from revdial.framing import decode_batch, gather
+from revdial.messages import Dial, Heartbeat
+from revdial.observer import Counters, Loss
+from revdial.outbox import Outbox, max_queued_control_messages
+from revdial.websocket import TunnelWebSocket
+
+
+class Clogged:
+    """A WebSocket whose peer takes the first few messages and then no more."""
+
+    def __init__(self, room: int = 0) -> None:
+        self.room = room
+        self.sent: list[Any] = []
+        self.stream_closed = trio.Event()
+
+    @property
+    def is_open(self) -> bool:
+        return not self.stream_closed.is_set()
+
+    async def send(self, message: Any) -> None:
+        if len(self.sent) >= self.room:
+            await trio.sleep_forever()
+        await trio.lowlevel.checkpoint()
+        self.sent.append(message)
+
+    async def abort(self) -> None:
+        self.stream_closed.set()
+
+    def as_websocket(self) -> TunnelWebSocket:
+        return cast("TunnelWebSocket", self)
+
+
+async def test_a_flow_whose_peer_takes_nothing_is_given_up(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    peer, counters = Clogged(), Counters()
+    flow = DatagramChannel(peer.as_websocket(), BacklogLimits(50, 2**20), counters)
+    flow.send_batch(gather([b"one"] * 5))
+    with trio.fail_after(11):
+        await flow.run()
+    assert counters.losses == {Loss.SEND_TIMEOUT: 1, Loss.FLOW_CLOSED: 5}
+    with pytest.raises(TunnelClosed):
+        flow.send_batch(gather([b"two"]))
+
+
+async def test_what_was_not_sent_at_the_end_is_counted() -> None:
+    peer, counters = Clogged(), Counters()
+    flow = DatagramChannel(peer.as_websocket(), BacklogLimits(50, 2**20), counters)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(flow.run)
+        flow.send_batch(gather([b"in flight"] * 2))
+        await trio.testing.wait_all_tasks_blocked()
+        flow.send_batch(gather([b"waiting"] * 7))
+        nursery.cancel_scope.cancel()
+    assert counters.losses == {Loss.FLOW_CLOSED: 9}
+
+
+async def test_a_flow_that_was_slow_sends_only_what_is_fresh(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    peer = Clogged(room=10)
+    counters = Counters()
+    flow = DatagramChannel(peer.as_websocket(), BacklogLimits(50, 2**20), counters, b"preamble")
+    flow.send_batch(gather([b"stale"] * 7))
+    await trio.sleep(0.06)
+    flow.send_batch(gather([b"fresh"]))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(flow.run)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert peer.sent[0] == b"preamble"
+    [fresh] = decode_batch(peer.sent[1]).datagrams()
+    assert (bytes(fresh), len(peer.sent)) == (b"fresh", 2)
+    assert counters.losses == {Loss.FLOW_STALE: 7}
+
+
+async def test_a_flow_ends_with_its_connection() -> None:
+    peer = Clogged()
+    flow = DatagramChannel(peer.as_websocket(), BacklogLimits(50, 2**20), Counters())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(flow.run)
+        await trio.testing.wait_all_tasks_blocked()
+        peer.stream_closed.set()
+        with trio.fail_after(5):
+            while nursery.child_tasks:
+                await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_a_control_peer_that_takes_nothing_is_given_up(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    peer, counters = Clogged(room=1), Counters()
+    outbox = Outbox(peer.as_websocket(), counters)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(outbox.run)
+        for _ in range(3):
+            await outbox.put(Heartbeat())
+        with trio.fail_after(11):
+            await peer.stream_closed.wait()
+    assert len(peer.sent) == 1
+    assert counters.losses == {Loss.SEND_TIMEOUT: 1}
+    with pytest.raises(TunnelClosed):
+        await outbox.put(Heartbeat())
+
+
+async def test_an_outbox_holds_only_so_much_and_nothing_unsendable() -> None:
+    outbox = Outbox(Clogged().as_websocket(), Counters())
+    for _ in range(max_queued_control_messages):
+        await outbox.put(Heartbeat())
+    with trio.move_on_after(0) as scope:
+        await outbox.put(Heartbeat())
+    assert scope.cancelled_caught
+    with pytest.raises(BadMessage):
+        await outbox.put(Dial("id", "stream", "", "http"))
