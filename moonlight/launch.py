@@ -53,7 +53,7 @@ class LaunchRequest:
     """The parameters of ``/launch`` or ``/resume`` that matter on the way, and all the others.
 
     `rikey` is the session's AES-128 key and hidden from the repr. A frame rate of 0 is an old
-    client's way to say: see ANNOUNCE.
+    client's way to say: see ANNOUNCE. A resume may lack its mode; it is 0x0x0 then.
     """
 
     query: Query = field(repr=False)
@@ -72,7 +72,7 @@ class LaunchRequest:
     @classmethod
     def parse(cls, query: Query, resume: bool) -> LaunchRequest:
         """Read the query. Raises `Malformed` with a sentence that a person understands."""
-        width, height, fps = _parse_mode(query)
+        width, height, fps = _parse_mode(query, optional=resume)
         app_id = _number(query, "appid", 1, 2**31 - 1)
         if app_id is None and not resume:
             raise Malformed("bad_launch", "The launch request does not name an app.")
@@ -136,7 +136,9 @@ def session_url(answer: Answer) -> RtspUrl:
     return RtspUrl.parse(text)
 
 
-def _parse_mode(query: Query) -> tuple[int, int, int]:
+def _parse_mode(query: Query, *, optional: bool) -> tuple[int, int, int]:
+    if optional and query.get("mode") is None:
+        return 0, 0, 0
     match = _mode.fullmatch(query.get("mode") or "")
     if match is None:
         raise Malformed("bad_launch", "The request's mode is not WIDTHxHEIGHTxFPS.")

