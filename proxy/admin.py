@@ -105,7 +105,7 @@ class AdminApi:
             except ProtocolError as error:
                 return _problem(400, error.reason, str(error))
             except (EdgeError, StoreError) as error:
-                _log.error("admin request failed", path=request.url.path, why=str(error))
+                _log.error("admin_request_failed", path=request.url.path, why=str(error))
                 return _problem(503, error.reason, str(error))
 
         return guarded

@@ -51,7 +51,7 @@ class Assets:
                 context = await self._pairing.context_for(client, backend)
                 response = await ask(self._fleet, backend, request, context)
             except (EdgeError, StoreError) as error:
-                _log.info("no picture from host", backend=backend, app=app.title, why=str(error))
+                _log.info("no_picture_from_host", backend=backend, app=app.title, why=str(error))
                 continue
             if response.status == 200 and response.body.startswith(png_signature):
                 self._keep(app.id, response.body)

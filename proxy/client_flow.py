@@ -125,7 +125,7 @@ class ClientFlow:
         except OSError as error:
             self.dropped["cannot_bind"] += 1
             _log.warning(
-                "flow cannot be bound", session=self.session, flow=self.kind, why=error.strerror
+                "flow_cannot_be_bound", session=self.session, flow=self.kind, why=error.strerror
             )
             return
         self.bound_to, self._local = arrival.client, arrival.local
@@ -133,7 +133,7 @@ class ClientFlow:
             _count_socket(self.dropped, old)
             old.close()
         _log.info(
-            "flow moved" if moved else "flow bound",
+            "flow_moved" if moved else "flow_bound",
             session=self.session,
             flow=str(self.kind),
             client=str(arrival.client),
@@ -163,7 +163,7 @@ class ClientFlow:
                     return FlowEnd.TUNNEL_GONE
                 except DialRefused as error:
                     _log.warning(
-                        "flow refused",
+                        "flow_refused",
                         session=self.session,
                         flow=str(self.kind),
                         reason=error.reason,

@@ -95,7 +95,7 @@ class Doors:
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 pass  # the client is gone; there is nobody to tell
             except Exception:
-                _log.exception("connection failed", client_address=connection.address)
+                _log.exception("connection_failed", client_address=connection.address)
             finally:
                 self._open[connection.address] -= 1
                 if not self._open[connection.address]:

@@ -172,7 +172,7 @@ class _Edge:
         await self._open_admin()
         self._nursery.start_soon(self._sweep)
         _log.info(
-            "edge runs",
+            "edge_started",
             name=self._config.name,
             http_port=self._config.listen.http_port,
             https_port=self._config.listen.https_port,
@@ -277,7 +277,7 @@ class _Edge:
         )
 
     def _on_flow_end(self, session: SessionId, kind: Flow, end: FlowEnd) -> None:
-        _log.info("flow ended", session=session, flow=str(kind), why=str(end))
+        _log.info("flow_ended", session=session, flow=str(kind), why=str(end))
         if kind is Flow.CONTROL:
             self._nursery.start_soon(self._play.pause, session, str(end))
 
@@ -288,7 +288,7 @@ class _Edge:
             try:
                 await self._fleet.load_drains()
             except StoreError as error:
-                _log.error("drains not read", why=str(error))
+                _log.error("drains_not_read", why=str(error))
 
 
 def _translation(terms: FlowTerms) -> Translation:

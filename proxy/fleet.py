@@ -48,7 +48,7 @@ class Fleet:
             connection = self._registry.agent_connected(_offering(tunnel), now=trio.current_time())
         except InvalidOffer as error:
             _log.warning(
-                "agent refused", agent=tunnel.agent_id, reason=error.reason, why=str(error)
+                "agent_refused", agent=tunnel.agent_id, reason=error.reason, why=str(error)
             )
             return
         self._tunnels[tunnel.agent_id] = tunnel
@@ -73,7 +73,7 @@ class Fleet:
             rtt_s=tunnel.rtt_s,
         )
         for backend in changed:
-            _log.info("backend health", backend=backend.id, healthy=backend.healthy)
+            _log.info("backend_health", backend=backend.id, healthy=backend.healthy)
 
     async def load_drains(self) -> None:
         """Take over which backends and agents drain, as the store has it."""

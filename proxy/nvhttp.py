@@ -116,7 +116,7 @@ class NvHttp:
         except Refused as error:
             cause = error.__cause__
             _log.warning(
-                "request refused",
+                "request_refused",
                 path=printable(request.path),
                 client_address=caller.address,
                 client=_short_id(caller),
@@ -127,7 +127,7 @@ class NvHttp:
             return Reply(Answer.error(error.status, str(error), request.path).encode())
         except ProtocolError as error:
             _log.warning(
-                "request refused",
+                "request_refused",
                 path=printable(request.path),
                 client_address=caller.address,
                 reason=error.reason,
@@ -135,7 +135,7 @@ class NvHttp:
             )
             return Reply(Answer.error(400, str(error), request.path).encode())
         except StoreError as error:
-            _log.error("store failed", path=printable(request.path), why=str(error))
+            _log.error("store_failed", path=printable(request.path), why=str(error))
             message = "This server cannot reach its database right now. Please try again later."
             return Reply(Answer.error(503, message, request.path).encode())
 
@@ -171,7 +171,7 @@ class NvHttp:
             answer = await self._pair_step(caller, query)
         except ProtocolError as error:
             _log.warning(
-                "pairing broken off",
+                "pairing_broken_off",
                 client_address=caller.address,
                 reason=error.reason,
                 why=str(error),
@@ -234,7 +234,7 @@ class NvHttp:
         self._pairing.forget_client(client)
         forgotten = await self._store.delete_client(client)
         if forgotten:
-            _log.info("client unpaired", client=client[:12])
+            _log.info("client_unpaired", client=client[:12])
         return forgotten
 
     async def _applist(self, caller: Caller, client: ClientId, query: Query) -> Reply:

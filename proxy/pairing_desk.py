@@ -121,7 +121,7 @@ class PairingDesk:
             asked_at=datetime.now(UTC),
         )
         self._pending[attempt.id] = attempt
-        _log.info("pairing asked for", request=attempt.id, client_address=address)
+        _log.info("pairing_asked_for", request=attempt.id, client_address=address)
         return attempt
 
     async def confirm(self, attempt_id: AttemptId, pin: str) -> PairingOutcome:
@@ -203,4 +203,4 @@ class PairingDesk:
         self._pending.pop(attempt.id, None)
         if self._past_pin.get(attempt.key) is attempt:
             del self._past_pin[attempt.key]
-        _log.info("pairing ended", request=attempt.id, client_address=attempt.address, how=how)
+        _log.info("pairing_ended", request=attempt.id, client_address=attempt.address, how=how)

@@ -153,7 +153,7 @@ class Play:
             await self._ask_as(session.client, session.backend, request)
         except (EdgeError, StoreError) as error:
             _log.warning(
-                "app not ended at its host",
+                "app_not_ended_at_its_host",
                 session=session.id,
                 backend=session.backend,
                 reason=error.reason,
@@ -180,7 +180,7 @@ class Play:
             self._flows.stop(session.id)
             session.move_to(SessionState.PAUSED, trio.current_time())
             self._note_fewer()
-            _log.info("session paused", session=session.id, why=why)
+            _log.info("session_paused", session=session.id, why=why)
             await self._write(session)
 
     async def note_flow(self, session: Session, kind: Flow, terms: FlowTerms) -> None:
@@ -191,7 +191,7 @@ class Play:
     async def note_streaming(self, session: Session) -> None:
         """Note that the host accepted PLAY."""
         session.move_to(SessionState.STREAMING, trio.current_time())
-        _log.info("session streams", session=session.id, backend=session.backend)
+        _log.info("session_streaming", session=session.id, backend=session.backend)
         await self._write(session)
 
     async def wait_until_quiet(self) -> None:
@@ -220,9 +220,9 @@ class Play:
             except (ValueError, ProtocolError):
                 self._fleet.release(reservation)
                 await self._store.delete_session(record.id)
-                _log.warning("session in the store is of another version", session=record.id)
+                _log.warning("session_in_the_store_is_of_another_version", session=record.id)
             else:
-                _log.info("session restored", session=session.id, backend=session.backend)
+                _log.info("session_restored", session=session.id, backend=session.backend)
 
     async def _launch(self, client: ClientId, address: str, request: LaunchRequest) -> RtspUrl:
         if not self.accepting:
@@ -236,7 +236,7 @@ class Play:
         except NoBackend as error:
             raise Refused(503, error.reason, str(error)) from error
         backend = decision.backend.id
-        _log.info("backend chosen", client=client[:12], backend=backend, reason=decision.reason)
+        _log.info("backend_chosen", client=client[:12], backend=backend, reason=decision.reason)
         session_id = new_session_id()
         host_url: RtspUrl | None = None
         try:
@@ -320,7 +320,7 @@ class Play:
             raise
         self._fleet.started(session.reservation)
         _log.info(
-            "session launched",
+            "session_launched",
             session=session.id,
             client=session.client[:12],
             client_address=session.client_address,
@@ -339,7 +339,7 @@ class Play:
             try:
                 await self._ask_as(client, backend, request)
             except (EdgeError, StoreError) as error:
-                _log.warning("app left running at its host", backend=backend, why=str(error))
+                _log.warning("app_left_running_at_its_host", backend=backend, why=str(error))
 
     async def _resume(self, session: Session, address: str, request: LaunchRequest) -> RtspUrl:
         query = request.query
@@ -369,7 +369,7 @@ class Play:
         session.host_rtsp = host_url
         session.rtsp_port = self._rtsp_port(address, session.id)
         session.move_to(SessionState.LAUNCHED, trio.current_time())
-        _log.info("session resumed", session=session.id, rtsp_port=session.rtsp_port)
+        _log.info("session_resumed", session=session.id, rtsp_port=session.rtsp_port)
         await self._write(session)
         return _own_url(session)
 
@@ -394,18 +394,18 @@ class Play:
             return
         self._fleet.release(session.reservation)
         self._note_fewer()
-        _log.info("session ended", session=session.id, backend=session.backend, why=why)
+        _log.info("session_ended", session=session.id, backend=session.backend, why=why)
         try:
             await self._store.delete_session(session.id)
         except StoreError as error:
-            _log.error("session not deleted from the store", session=session.id, why=str(error))
+            _log.error("session_not_deleted_from_the_store", session=session.id, why=str(error))
 
     async def _write(self, session: Session) -> None:
         """Write a session's new state; a store that is away does not stop a running stream."""
         try:
             await self._store.put_session(to_record(session))
         except StoreError as error:
-            _log.error("session not written to the store", session=session.id, why=str(error))
+            _log.error("session_not_written_to_the_store", session=session.id, why=str(error))
 
     def _lock(self, client: ClientId) -> trio.Lock:
         return self._client_locks.setdefault(client, trio.Lock())

@@ -71,10 +71,10 @@ class RtspProxy:
                 return  # a client testing that the port is open
             answer = await self._answer(request, address, port)
         except trio.TooSlowError:
-            _log.info("rtsp refused", client_address=address, reason="too_slow")
+            _log.info("rtsp_refused", client_address=address, reason="too_slow")
             return
         except ProtocolError as error:
-            _log.info("rtsp refused", client_address=address, reason=error.reason, why=str(error))
+            _log.info("rtsp_refused", client_address=address, reason=error.reason, why=str(error))
             answer = RtspResponse(400, "Bad Request")
         with trio.move_on_after(close_timeout_s):
             await stream.send_all(answer.encode())
@@ -90,7 +90,7 @@ class RtspProxy:
         )
         if isinstance(session, NoMatch):
             _log.warning(
-                "rtsp refused", client_address=address, rtsp_port=port, reason=str(session)
+                "rtsp_refused", client_address=address, rtsp_port=port, reason=str(session)
             )
             return request.answer(status=454, reason="Session Not Found")
         try:
@@ -98,7 +98,7 @@ class RtspProxy:
             return await self._make_own(session, request, answer)
         except EdgeError as error:
             _log.warning(
-                "rtsp failed",
+                "rtsp_failed",
                 session=session.id,
                 method=request.method,
                 reason=error.reason,
@@ -132,7 +132,7 @@ class RtspProxy:
     ) -> RtspResponse:
         if answer.status != ok:
             _log.warning(
-                "rtsp refused by host",
+                "rtsp_refused_by_host",
                 session=session.id,
                 method=request.method,
                 status=answer.status,

@@ -52,7 +52,7 @@ class WebShell:
                 await stream.do_handshake()
         except (trio.BrokenResourceError, trio.TooSlowError) as error:
             reason = "tls_timeout" if isinstance(error, trio.TooSlowError) else "tls_handshake"
-            _log.info("https refused", client_address=connection.address, reason=reason)
+            _log.info("https_refused", client_address=connection.address, reason=reason)
             return
         certificate = peer_certificate(stream)
         caller = Caller(connection.address, connection.local_address, certificate, secure=True)
@@ -71,7 +71,7 @@ class WebShell:
                 return
             except (BadRequest, RequestTooLarge) as error:
                 _log.info(
-                    "http refused",
+                    "http_refused",
                     client_address=caller.address,
                     reason=error.reason,
                     why=str(error),

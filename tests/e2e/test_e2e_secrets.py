@@ -39,7 +39,7 @@ async def test_no_secret_reaches_a_log(
         structlog.reset_defaults()
 
     logged = "\n".join(lines + [record.getMessage() for record in caplog.records])
-    assert "session launched" in logged
+    assert "session_launched" in logged
     assert len(rikeys) >= 2
     for name, secret in sorted((kind, text) for text, kind in secrets.items()):
         assert secret not in logged, f"{name} is in a log"
