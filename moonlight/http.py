@@ -49,7 +49,7 @@ class Query:
     byte. The repr shows names only: values hold keys and PIN salts.
     """
 
-    fields: tuple[str, ...] = field(default=(), repr=False)
+    fields: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> Query:

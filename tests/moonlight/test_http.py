@@ -422,6 +422,14 @@ def test_a_host_that_closes_too_early_is_told_apart(data: bytes, reason: str) ->
     assert caught.value.reason == reason
 
 
+def test_a_host_that_closes_before_it_is_asked_has_not_answered() -> None:
+    client = HttpClient()
+    client.receive(b"")
+    with pytest.raises(Malformed) as caught:
+        client.response()
+    assert caught.value.reason == "no_answer"
+
+
 def test_what_is_no_answer_is_malformed() -> None:
     with pytest.raises(Malformed) as caught:
         answered(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")

@@ -132,12 +132,10 @@ def test_a_key_of_an_unknown_kind_verifies_nothing() -> None:
     assert not peer.verify(b"secret", b"\0" * 64)
 
 
-def test_a_key_beyond_all_measure_verifies_nothing() -> None:
-    modulus = b"\0" + b"\xff" * 1025
-    numbers = sequence(tagged(2, modulus) + tagged(2, b"\1\0\1"))
-    algorithm = sequence(bytes.fromhex("06092a864886f70d0101010500"))
-    peer = minimal_certificate(sequence(algorithm + tagged(3, b"\0" + numbers)))
-    assert not peer.verify(b"secret", b"\0" * 1025)
+def test_a_key_beyond_the_limit_verifies_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = identity("client")
+    monkeypatch.setattr("moonlight.identity.max_rsa_key_bits", 2047)
+    assert not client.certificate.verify(b"secret", client.sign(b"secret"))
 
 
 def minimal_certificate(public_key: bytes) -> PeerCertificate:
@@ -191,6 +189,21 @@ def test_certificates_are_bounded() -> None:
 def test_what_is_not_quite_a_certificate_is_malformed(der: bytes) -> None:
     with pytest.raises(Malformed):
         PeerCertificate(der)
+
+
+def test_a_signature_that_is_no_whole_number_of_bytes_is_malformed() -> None:
+    peer = identity("client").certificate
+    der = bytearray(peer.der)
+    place = len(der) - len(peer.signature) - 1
+    assert der[place] == 0
+    der[place] = 1
+    with pytest.raises(Malformed):
+        PeerCertificate(bytes(der))
+
+
+def test_a_key_longer_than_what_is_signed_is_malformed() -> None:
+    with pytest.raises(Malformed, match="cut short"):
+        minimal_certificate(b"\x30\x7f\0")
 
 
 def test_a_certificate_cut_anywhere_is_malformed() -> None:

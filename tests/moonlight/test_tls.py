@@ -211,23 +211,40 @@ async def _broken(stream: Stream) -> None:
         await stream.do_handshake()
 
 
+def issued_server(issuer: Identity, version: ssl.TLSVersion, folder: Path) -> ssl.SSLContext:
+    """A server whose certificate `issuer` has signed, and that sends both."""
+    issued = PeerCertificate(der_of(_issued_by(issuer)))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.maximum_version = version
+    (folder / "key.pem").write_bytes(pem_of(rsa_key()))
+    (folder / "chain.pem").write_bytes(issued.pem + issuer.certificate.pem)
+    context.load_cert_chain(folder / "chain.pem", folder / "key.pem")
+    return context
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_a_certificate_signed_by_the_pinned_one_is_refused_as_well(
     version: ssl.TLSVersion, tmp_path: Path
 ) -> None:
     host = identity("edge")
-    issued = PeerCertificate(der_of(_issued_by(host)))
-    plain = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    plain.maximum_version = version
-    (tmp_path / "key.pem").write_bytes(pem_of(rsa_key()))
-    (tmp_path / "chain.pem").write_bytes(issued.pem + host.certificate.pem)
-    plain.load_cert_chain(tmp_path / "chain.pem", tmp_path / "key.pem")
-    server, client = pair(plain, client_context(None, pinned_der=host.certificate.der))
+    context = client_context(None, pinned_der=host.certificate.der)
+    server, client = pair(issued_server(host, version, tmp_path), context)
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_broken, server)
             await _broken(client)
             await client.transport_stream.aclose()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_a_pinned_certificate_may_have_been_signed_by_another(
+    version: ssl.TLSVersion, tmp_path: Path
+) -> None:
+    plain = issued_server(identity("edge"), version, tmp_path)
+    own = PeerCertificate.from_pem((tmp_path / "chain.pem").read_bytes())
+    server, client = pair(plain, client_context(None, pinned_der=own.der))
+    await handshake(server, client)
+    assert peer_certificate(client) == own.der
 
 
 def _issued_by(issuer: Identity) -> x509.Certificate:
