@@ -22,6 +22,7 @@ from moonlight.identity import Identity
 from moonlight.pairing import PairingOutcome, PairingServer, PairingState, client_introduction
 from moonlight.xml import Answer
 from proxy.errors import Refused
+from proxy.networks import network_of
 
 _log = structlog.get_logger()
 
@@ -105,7 +106,10 @@ class PairingDesk:
         for former in list(self._pending.values()):
             if former.machine.client.id == certificate.id and former.address == address:
                 self._end(former, "replaced")
-        from_there = sum(attempt.address == address for attempt in self._pending.values())
+        network = network_of(address)
+        from_there = sum(
+            network_of(attempt.address) == network for attempt in self._pending.values()
+        )
         if len(self._pending) >= self._max_pending or from_there >= self._max_pending_per_address:
             raise Refused(
                 503, "too_many_pairings", "Too many devices wait to be paired. Try again later."
@@ -158,7 +162,6 @@ class PairingDesk:
         if attempt is None:
             return False
         self._end(attempt, "refused")
-        attempt.pin_told.set()
         return True
 
     def go_on(self, address: str, query: Query) -> tuple[Answer, Attempt]:
@@ -200,6 +203,7 @@ class PairingDesk:
         if attempt.ended.is_set():
             return
         attempt.ended.set()
+        attempt.pin_told.set()  # so that its first request is not held open any longer
         self._pending.pop(attempt.id, None)
         if self._past_pin.get(attempt.key) is attempt:
             del self._past_pin[attempt.key]
