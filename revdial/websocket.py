@@ -163,7 +163,11 @@ def library_log() -> logging.Logger:
 
 class _OneLine(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        error = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else None
+        kind = record.exc_info[0] if record.exc_info else None
+        if kind is EOFError:
+            # Bytes that were read in the very moment in which we closed.
+            return
+        error = kind.__name__ if kind else None
         structlog.get_logger().error("websocket_library_error", what=record.msg, error=error)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import pytest
+import structlog
 import trio
 import trio.testing
 
@@ -15,7 +16,7 @@ from revdial.framing import decode_batch, gather
 from revdial.messages import Dial, Heartbeat
 from revdial.observer import Counters, Loss
 from revdial.outbox import Outbox, max_queued_control_messages
-from revdial.websocket import TunnelWebSocket
+from revdial.websocket import TunnelWebSocket, library_log
 
 
 class Clogged:
@@ -125,3 +126,18 @@ async def test_an_outbox_holds_only_so_much_and_nothing_unsendable() -> None:
     assert scope.cancelled_caught
     with pytest.raises(BadMessage):
         await outbox.put(Dial("id", "stream", "", "http"))
+
+
+def test_the_librarys_log_is_errors_only_on_one_line_without_their_text() -> None:
+    log = library_log()
+    with structlog.testing.capture_logs() as events:
+        log.debug("> Authorization: Bearer secret")
+        log.info("connection open")
+        for error in (ValueError("secret"), EOFError("closed meanwhile")):
+            try:
+                raise error
+            except Exception:
+                log.error("unexpected internal error", exc_info=True)  # noqa: G201
+    [event] = events
+    assert (event["what"], event["error"]) == ("unexpected internal error", "ValueError")
+    assert "secret" not in repr(events)
