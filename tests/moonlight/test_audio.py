@@ -82,6 +82,13 @@ def test_numbers_wrap_and_jumps_are_survived() -> None:
     assert receiver.lost_packets == 29992
 
 
+def test_the_iv_counts_with_the_sequence_and_wraps() -> None:
+    sealed = [AudioCipher(KEY, -1).seal(sequence, opus(7)) for sequence in (0, 1, 2)]
+    assert len(set(sealed)) == 3
+    assert AudioCipher(KEY, 0).open(0, sealed[1]) == opus(7)
+    assert AudioCipher(KEY, 0xFFFFFFFF).open(0, sealed[0]) == opus(7)
+
+
 def test_unequal_packets_get_no_parity() -> None:
     packetiser = AudioPacketiser(None)
     assert [len(packetiser.packetise(bytes(n))) for n in (1, 2, 1, 1, 3, 3, 3, 3)] == [
@@ -140,6 +147,8 @@ def test_the_recorded_stream_decrypts_and_is_written_the_same() -> None:
     packets = received(receiver, recorded)
     assert [packet.sequence for packet in packets] == list(range(190))
     assert receiver.undecipherable_packets == 0
+    # A wrong IV would spoil the first block only: Opus' table of contents stays what it is.
+    assert len({packet.opus[0] for packet in packets}) == 1
     packetiser = AudioPacketiser(cipher)
     written = [d for packet in packets for d in packetiser.packetise(packet.opus)]
     # Only the ssrc, which hosts leave at zero, and Wolf's own numbering are at stake here.

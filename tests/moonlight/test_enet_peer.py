@@ -4,6 +4,7 @@ import heapq
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -283,6 +284,32 @@ def test_a_host_that_never_answers_is_noticed() -> None:
         pass
     assert link.events[link.client] == [Disconnected("timeout")]
     assert link.events[link.server] == []
+
+
+def test_each_repetition_waits_longer() -> None:
+    client, now_ms, times = EnetPeer.client(connect_data=1), 0, []
+    while (wait_ms := client.next_timeout(now_ms)) is not None or not times:
+        now_ms += wait_ms or 0
+        times += [now_ms] * len(client.datagrams(now_ms))
+        if client.tick(now_ms):
+            break
+    gaps = [later - earlier for earlier, later in pairwise(times)]
+    assert gaps == [504, 504, 1008, 1512, 2016, 2520]
+
+
+def test_any_answer_shows_that_the_peer_lives() -> None:
+    link = Link()
+    link.connect()
+    link.client.send(0, b"LOST")
+    for _ in range(200):
+        link.now_ms += 100
+        link.client.send(1, b"heard")
+        for datagram in link.client.datagrams(link.now_ms):
+            if b"LOST" not in datagram:
+                link.server.receive(datagram, link.now_ms)
+        for datagram in link.server.datagrams(link.now_ms):
+            link.client.receive(datagram, link.now_ms)
+        assert link.client.tick(link.now_ms) == []
 
 
 def test_time_outs_are_told_at_once_when_datagrams_find_them() -> None:
