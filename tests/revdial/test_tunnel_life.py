@@ -352,3 +352,28 @@ async def test_the_end_of_everything_leaves_no_task() -> None:
             await home.open_stream("h1", "http", origin="c")
             await home.open_flow("h1", 48100, origin="c", session="s", flow="video")
     assert trio.lowlevel.current_statistics().tasks_living == before
+
+
+async def test_a_connection_picked_up_in_the_moment_of_cancelling_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    closed: list[str] = []
+
+    class PickedUp:
+        async def abort(self) -> None:
+            closed.append("aborted")
+
+    async with tunnel() as (at, home):
+        scope = trio.CancelScope()
+
+        async def deliver_and_cancel(dial: Dial) -> None:
+            claim = at.listener._dials.claim(dial.id, home.serial)
+            assert claim is not None
+            assert claim.deliver(PickedUp())  # type: ignore[arg-type]
+            scope.cancel()
+
+        monkeypatch.setattr(home._outbox, "put", deliver_and_cancel)
+        with scope:
+            await home.open_stream("h1", "http", origin="c")
+        assert closed == ["aborted"]
+        assert home.data_connections == 0
