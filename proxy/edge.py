@@ -35,6 +35,7 @@ from proxy.fleet import Fleet, host_name
 from proxy.host_pairing import HostPairing
 from proxy.media import Media
 from proxy.metrics import EdgeCollector, registry
+from proxy.nurseries import flat_nursery
 from proxy.nvhttp import NvHttp
 from proxy.pairing_desk import PairingDesk
 from proxy.play import Play
@@ -65,6 +66,8 @@ class RunningEdge:
     open_connections: Callable[[], int]
     """How many TCP connections of clients are served now."""
     stop: Callable[[], None]
+    stopped: trio.Event
+    """Set once everything it opened is closed."""
 
     async def drain(self, timeout_s: float) -> None:
         """Take no new launches and wait until nobody streams, or `timeout_s` have gone by."""
@@ -85,14 +88,18 @@ async def run_edge(
 
     """
     state_dir.prepare(config.state_dir)
+    stopped = trio.Event()
     try:
         key = load_or_create_key(config.state_dir / state_dir.store_key)
         async with SqliteStore.open(config.state_dir / state_dir.database, key) as store:
             identity = await _edge_identity(store)
-            async with trio.open_nursery() as nursery:
-                await _Edge(config, store, identity, nursery).run(task_status)
+            async with flat_nursery() as nursery:
+                edge = await _Edge(config, store, identity, nursery).start(stopped)
+                task_status.started(edge)
     except StoreError as error:
         raise StartFailed(error.reason, str(error)) from error
+    finally:
+        stopped.set()
 
 
 async def _edge_identity(store: Store) -> Identity:
@@ -158,8 +165,8 @@ class _Edge:
             max_connections_per_address=config.limits.max_connections_per_address,
         )
 
-    async def run(self, task_status: trio.TaskStatus[RunningEdge]) -> None:
-        """Open every port, take up old sessions, and say that the edge runs."""
+    async def start(self, stopped: trio.Event) -> RunningEdge:
+        """Open every port and take up old sessions; what was started runs on in the nursery."""
         await self._fleet.load_drains()
         await self._play.restore()
         await self._open_agents_port()
@@ -179,16 +186,15 @@ class _Edge:
             agents_port=self._config.agents.port,
             admin_port=self._config.admin.port,
         )
-        task_status.started(
-            RunningEdge(
-                play=self._play,
-                fleet=self._fleet,
-                media=self._media,
-                desk=self._desk,
-                store=self._store,
-                open_connections=lambda: self._doors.open_connections,
-                stop=self._nursery.cancel_scope.cancel,
-            )
+        return RunningEdge(
+            play=self._play,
+            fleet=self._fleet,
+            media=self._media,
+            desk=self._desk,
+            store=self._store,
+            open_connections=lambda: self._doors.open_connections,
+            stop=self._nursery.cancel_scope.cancel,
+            stopped=stopped,
         )
 
     async def _open_agents_port(self) -> None:

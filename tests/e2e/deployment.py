@@ -55,6 +55,7 @@ class Deployment:
     edge: RunningEdge
     config: ProxyConfig
     folder: Path
+    nursery: trio.Nursery
     hosts: dict[str, HostHandle] = field(default_factory=dict)
     agents: dict[str, trio.CancelScope] = field(default_factory=dict)
     tokens: list[str] = field(default_factory=list)
@@ -90,6 +91,13 @@ class Deployment:
             outcome["client"] = await client.outcome("pair", "--pin", pin)
         return outcome
 
+    async def restart_edge(self) -> None:
+        """Stop the edge and start another one on the same ports and the same state."""
+        self.edge.stop()
+        await self.edge.stopped.wait()
+        with trio.fail_after(start_timeout_s):
+            self.edge = await self.nursery.start(run_edge, self.config)
+
     def admin(self) -> AdminClient:
         """Return a client of the edge's admin API."""
         return AdminClient.of(self.config)
@@ -116,7 +124,7 @@ async def deployed(folder: Path, *plans: HostPlan, settings: str = "") -> AsyncI
     async with trio.open_nursery() as nursery:
         with trio.fail_after(start_timeout_s):
             edge = await nursery.start(run_edge, config)
-        deployment = Deployment(edge, config, folder)
+        deployment = Deployment(edge, config, folder, nursery)
         for number, plan in enumerate(plans, 21):
             await add_host(deployment, nursery, f"127.0.0.{number}", plan)
         await deployment.wait_for_backends(len(plans))
