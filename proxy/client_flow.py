@@ -42,6 +42,7 @@ class FlowEnd(enum.StrEnum):
     CLIENT_SILENT = "client_silent"
     TUNNEL_GONE = "tunnel_gone"
     REFUSED = "refused_by_agent"
+    FAILED = "failed"
 
 
 class ClientFlow:
@@ -54,6 +55,8 @@ class ClientFlow:
         client_address: the IP address that launched the session.
         translation: what to do to each datagram from the client.
         open_channel: opens the data WebSocket; may wait for the agent to come back.
+        last_seen_at: where the client was when an earlier edge process carried this flow.
+        on_bound: is told where the client is, each time that changes.
         silence_timeout_s: how long a bound client may send nothing, and an unbound one may take.
         tunnel_grace_s: how long to try to get a broken tunnel back.
 
@@ -70,11 +73,14 @@ class ClientFlow:
         open_channel: OpenChannel,
         silence_timeout_s: float,
         tunnel_grace_s: float,
+        last_seen_at: Endpoint | None = None,
+        on_bound: Callable[[Endpoint], None] = lambda _: None,
     ) -> None:
         self.session = session
         self.kind = kind
         self.secret = secret
         self.client_address = client_address
+        self.last_seen_at = last_seen_at
         self.bound_to: Endpoint | None = None
         self.dropped: Counter[str] = Counter()
         self.gaps = SequenceGaps(_counted_payload_type[kind])
@@ -83,6 +89,7 @@ class ClientFlow:
         self.datagrams_to_host = 0
         self._translation = translation
         self._open_channel = open_channel
+        self._on_bound = on_bound
         self._silence_timeout_s = silence_timeout_s
         self._tunnel_grace_s = tunnel_grace_s
         self._socket: DatagramSocket | None = None
@@ -94,7 +101,7 @@ class ClientFlow:
         self._on_stray: Callable[[Arrival], None] = lambda _: None
 
     def offer(self, arrival: Arrival) -> bool:
-        """Take a datagram that carries this flow's secret and came to the shared port.
+        """Take a datagram that proves this flow and came to the shared port.
 
         It binds the flow to where it came from. Returns False if that changes too often.
         """
@@ -115,30 +122,32 @@ class ClientFlow:
         return sockets
 
     def _bind(self, arrival: Arrival) -> None:
-        moved = self.bound_to is not None
-        old = self._socket
+        before, old = self.bound_to, self._socket
+        self.bound_to = arrival.client
         try:
             # A fresh socket even when moving: what is queued in the old one is the old peer's.
             self._socket = DatagramSocket(
                 connect_socket(arrival.local, arrival.client, self._stray_or_own)
             )
         except OSError as error:
+            self.bound_to = before
             self.dropped["cannot_bind"] += 1
             _log.warning(
                 "flow_cannot_be_bound", session=self.session, flow=self.kind, why=error.strerror
             )
             return
-        self.bound_to, self._local = arrival.client, arrival.local
+        self._local = arrival.local
         if old is not None:
             _count_socket(self.dropped, old)
             old.close()
         _log.info(
-            "flow_moved" if moved else "flow_bound",
+            "flow_bound" if before is None else "flow_moved",
             session=self.session,
             flow=str(self.kind),
             client=str(arrival.client),
         )
         self._bound.set()
+        self._on_bound(arrival.client)
 
     def _stray_or_own(self, arrival: Arrival) -> None:
         if arrival.client == self.bound_to:

@@ -78,30 +78,31 @@ class Doors:
                 nursery.start_soon(self._serve_one, stream, handler)
 
     async def _serve_one(self, stream: trio.SocketStream, handler: Serve) -> None:
-        try:
-            peer, local = stream.socket.getpeername(), stream.socket.getsockname()
-        except OSError:  # it has gone already
-            await trio.aclose_forcefully(stream)
-            return
-        connection = Connection(stream, _plain(peer[0]), _plain(local[0]), local[1])
-        if self.open_connections >= self._max_connections:
-            self.refused["too_many_connections"] += 1
-        elif self._open[connection.address] >= self._max_per_address:
-            self.refused["too_many_from_address"] += 1
-        else:
-            self._open[connection.address] += 1
+        async with stream:
             try:
-                await handler(connection)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass  # the client is gone; there is nobody to tell
-            except Exception:
-                _log.exception("connection_failed", client_address=connection.address)
-            finally:
-                self._open[connection.address] -= 1
-                if not self._open[connection.address]:
-                    del self._open[connection.address]
-        with trio.move_on_after(1, shield=True):
-            await stream.aclose()
+                peer, local = stream.socket.getpeername(), stream.socket.getsockname()
+            except OSError:  # it has gone already
+                return
+            connection = Connection(stream, _plain(peer[0]), _plain(local[0]), local[1])
+            if self.open_connections >= self._max_connections:
+                self.refused["too_many_connections"] += 1
+            elif self._open[connection.address] >= self._max_per_address:
+                self.refused["too_many_from_address"] += 1
+            else:
+                await self._serve_admitted(connection, handler)
+
+    async def _serve_admitted(self, connection: Connection, handler: Serve) -> None:
+        self._open[connection.address] += 1
+        try:
+            await handler(connection)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the client is gone; there is nobody to tell
+        except Exception:
+            _log.exception("connection_failed", client_address=connection.address)
+        finally:
+            self._open[connection.address] -= 1
+            if not self._open[connection.address]:
+                del self._open[connection.address]
 
 
 async def open_doors(addresses: Iterable[str], port: int) -> list[trio.SocketListener]:

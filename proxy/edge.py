@@ -42,6 +42,7 @@ from proxy.play import Play
 from proxy.rtsp import RtspProxy
 from proxy.sessions import FlowTerms, Session, SessionId, SessionState
 from proxy.translation import ConnectTranslation, PingTranslation, Translation
+from proxy.udp_port import Endpoint
 from proxy.web_shell import WebShell
 from revdial.flow import DatagramChannel
 from revdial.limits import ListenerLimits
@@ -269,6 +270,14 @@ class _Edge:
                 client_address=session.client_address,
             )
 
+        def note_client(client: Endpoint) -> None:
+            if kind is Flow.CONTROL:
+                where = (client.ip, client.port)
+                self._nursery.start_soon(self._play.note_control_client, session.id, where)
+
+        last_seen_at = None
+        if kind is Flow.CONTROL and session.control_client is not None:
+            last_seen_at = Endpoint(*session.control_client)
         self._media.add(
             ClientFlow(
                 session=session.id,
@@ -279,6 +288,8 @@ class _Edge:
                 open_channel=open_channel,
                 silence_timeout_s=self._config.sessions.client_silence_timeout_s,
                 tunnel_grace_s=self._config.sessions.tunnel_grace_s,
+                last_seen_at=last_seen_at,
+                on_bound=note_client,
             )
         )
 

@@ -20,7 +20,7 @@ from moonlight.flows import Flow
 from moonlight.ping import parse_ping
 from proxy.client_flow import ClientFlow, FlowEnd
 from proxy.sessions import SessionId
-from proxy.udp_port import Arrival, UdpPort
+from proxy.udp_port import Arrival, Endpoint, UdpPort
 
 _log = structlog.get_logger()
 
@@ -45,6 +45,8 @@ class Media:
         self._by_secret: dict[tuple[Flow, str | int], ClientFlow] = {}
         self._running: dict[tuple[SessionId, Flow], _Running] = {}
         self._ended: dict[tuple[SessionId, Flow], ClientFlow] = {}
+        self._unclaimed: dict[Endpoint, ClientFlow] = {}
+        """Control flows of an earlier edge process, by where their clients were then."""
         self.dropped: Counter[str] = Counter()
         """Datagrams of strangers, of unproven clients and of flows that ended, by reason."""
 
@@ -83,6 +85,8 @@ class Media:
         running = _Running(flow)
         self._running[flow.session, flow.kind] = running
         self._by_secret[flow.kind, flow.secret] = flow
+        if flow.kind is Flow.CONTROL and flow.last_seen_at is not None:
+            self._unclaimed[flow.last_seen_at] = flow
         self._nursery.start_soon(self._run, running)
 
     def stop(self, session: SessionId) -> None:
@@ -119,12 +123,19 @@ class Media:
             self.dropped.update(running.flow.drops())
             self._ended[session, kind] = running.flow
             self._by_secret.pop((kind, running.flow.secret), None)
+            if (where := running.flow.last_seen_at) is not None:
+                self._unclaimed.pop(where, None)
             running.cancel.cancel()
 
     async def _run(self, running: _Running) -> None:
         flow = running.flow
         with running.cancel:
-            end = await flow.run(on_stray=self._on_stray(flow.kind))
+            try:
+                end = await flow.run(on_stray=self._on_stray(flow.kind))
+            except Exception:
+                # Whatever it was, the other sessions of this edge have nothing to do with it.
+                _log.exception("flow_failed", session=flow.session, flow=str(flow.kind))
+                end = FlowEnd.FAILED
             if self._running.get((flow.session, flow.kind)) is running:
                 self._stop(flow.session, flow.kind)
                 self._on_end(flow.session, flow.kind, end)
@@ -146,7 +157,7 @@ class Media:
     def _on_control(self, arrival: Arrival) -> None:
         data = connect_data(arrival.datagram)
         if data is None:
-            self.dropped["control_of_unknown"] += 1
+            self._on_control_midway(arrival)
             return
         flow = self._by_secret.get((Flow.CONTROL, data))
         if flow is not None and not self._has_proven(flow, arrival.client.ip):
@@ -154,6 +165,14 @@ class Media:
             self.dropped["control_from_unproven_address"] += 1
             return
         self._offer(flow, arrival)
+
+    def _on_control_midway(self, arrival: Arrival) -> None:
+        """Take up a connection that an earlier edge process carried, from where it came then."""
+        flow = self._unclaimed.pop(arrival.client, None)
+        if flow is None:
+            self.dropped["control_of_unknown"] += 1
+        else:
+            self._offer(flow, arrival)
 
     def _has_proven(self, control: ClientFlow, ip: str) -> bool:
         return ip == control.client_address or any(

@@ -188,6 +188,13 @@ class Play:
         session.flows[kind] = terms
         await self._write(session)
 
+    async def note_control_client(self, session_id: SessionId, client: tuple[str, int]) -> None:
+        """Keep where a client's control connection comes from, for an edge that restarts."""
+        session = self.sessions.get(session_id)
+        if session is not None and session.control_client != client:
+            session.control_client = client
+            await self._write(session)
+
     async def note_streaming(self, session: Session) -> None:
         """Note that the host accepted PLAY."""
         session.move_to(SessionState.STREAMING, trio.current_time())
@@ -365,6 +372,7 @@ class Play:
             ) from error
         self._flows.stop(session.id)
         session.flows.clear()
+        session.control_client = None
         session.client_address = address
         session.host_rtsp = host_url
         session.rtsp_port = self._rtsp_port(address, session.id)

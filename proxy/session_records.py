@@ -24,6 +24,7 @@ class _Details(msgspec.Struct, frozen=True):
     rtsp_port: int
     host_rtsp: str
     flows: dict[str, tuple[int, str | int, str | int | None]]
+    control_client: tuple[str, int] | None = None
 
     def __repr__(self) -> str:
         return "_Details(…)"
@@ -42,6 +43,7 @@ def to_record(session: Session) -> SessionRecord:
             flow: (terms.host_port, terms.edge_secret, terms.host_secret)
             for flow, terms in session.flows.items()
         },
+        control_client=session.control_client,
     )
     return SessionRecord(
         id=session.id,
@@ -78,5 +80,6 @@ def from_record(record: SessionRecord, reservation: Reservation, *, now: float) 
         since=now,
         reservation=reservation,
         flows={Flow(name): FlowTerms(*terms) for name, terms in details.flows.items()},
+        control_client=details.control_client,
         started_at=record.started_at,
     )
