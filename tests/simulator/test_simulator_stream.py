@@ -260,7 +260,9 @@ async def test_a_client_is_told_when_its_session_ends(start_host: StartHost) -> 
     async with playing(host, await paired(host)) as client:
         control = Control(client)
         await control.await_event(Connected)
-        assert host.end_session(host.sessions()[0].id)
+        await until(lambda: host.counters.control_connects == 1)  # the host knows it, too
+        (session,) = host.sessions()
+        assert host.end_session(session.id)
         message = await control.await_event(Received)
         assert isinstance(message, Received)
         host_cipher = ControlCipher(RIKEY, "client", version=1)
@@ -268,7 +270,35 @@ async def test_a_client_is_told_when_its_session_ends(start_host: StartHost) -> 
         assert kind == ControlKind.TERMINATION == 0x0109
         assert payload == struct.pack(">I", 0x80030023)
         assert host.sessions() == ()
-        assert not host.end_session(host.sessions()[0].id if host.sessions() else 99)
+        assert not host.end_session(session.id)
+
+
+@ALL
+async def test_nothing_is_sent_any_more_when_a_session_has_ended(
+    start_host: StartHost, traps: Traps
+) -> None:
+    host = await start_host(traps)
+    async with playing(host, await paired(host)) as client:
+        await client.ping()
+        await client.frame(idr=True)
+        host.end_session(host.sessions()[0].id)
+        sent = host.counters.frames_sent
+        if traps.ports_per_session:
+            await until(lambda: _free(client.video.port) and _free(client.audio.port))
+        else:
+            await client.ping()
+            await until(lambda: host.counters.pings_unmatched == 2)
+        # At most the frame that was in the encoder when the session ended.
+        assert host.counters.frames_sent - sent <= 1
+
+
+def _free(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 async def test_a_client_whose_pings_stay_out_is_paused(start_host: StartHost) -> None:
