@@ -30,6 +30,10 @@ class HostUnavailable(EdgeError):
     """A host could not be reached through its tunnel, or did not answer in time."""
 
 
+class HostIdentityChanged(HostUnavailable):
+    """A host showed another certificate than the one it was paired with."""
+
+
 class HostRefused(EdgeError):
     """A host answered, but not with what was asked for."""
 

@@ -12,7 +12,7 @@ from backends.model import BackendId
 from moonlight.errors import ProtocolError
 from moonlight.http import HttpClient, HttpResponse, Query
 from moonlight.xml import Answer
-from proxy.errors import HostUnavailable
+from proxy.errors import HostIdentityChanged, HostUnavailable
 from proxy.fleet import Fleet, host_name
 from revdial.errors import TunnelError
 
@@ -20,6 +20,8 @@ host_timeout_s: Final = 10.0
 receive_bytes: Final = 65_536
 max_answer_bytes: Final = 1 << 20
 max_asset_bytes: Final = 8 << 20
+# OpenSSL's words for a certificate that `moonlight.tls` did not accept.
+_not_the_pinned_one: Final = "certificate verify failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ async def ask(
 
     Raises:
         HostUnavailable: no tunnel, no connection, no answer in time, or no valid answer.
+        HostIdentityChanged: its certificate is not the one that `tls` expects.
 
     """
     try:
@@ -51,9 +54,10 @@ async def ask(
             stream: trio.abc.Stream = await fleet.tunnel(backend).open_stream(
                 host_name(backend), "https" if tls else "http", origin=request.origin
             )
-            if tls is not None:
-                stream = trio.SSLStream(stream, tls, https_compatible=True)
             try:
+                if tls is not None:
+                    stream = trio.SSLStream(stream, tls, https_compatible=True)
+                    await _shake_hands(stream, backend)
                 return await _exchange(stream, request)
             finally:
                 await trio.aclose_forcefully(stream)
@@ -86,6 +90,19 @@ async def ask_xml(
         raise HostUnavailable(
             error.reason, f"{backend} answered {request.path} with other than XML: {error}"
         ) from error
+
+
+async def _shake_hands(stream: trio.SSLStream[trio.abc.Stream], backend: BackendId) -> None:
+    try:
+        await stream.do_handshake()
+    except trio.BrokenResourceError as error:
+        cause = error.__cause__
+        if isinstance(cause, ssl.SSLError) and _not_the_pinned_one in str(cause):
+            raise HostIdentityChanged(
+                "host_identity_changed",
+                f"{backend} shows another certificate than the one it was paired with",
+            ) from error
+        raise
 
 
 async def _exchange(stream: trio.abc.Stream, request: HostRequest) -> HttpResponse:
