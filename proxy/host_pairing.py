@@ -28,6 +28,7 @@ from moonlight.tls import client_context
 from proxy.errors import HostRefused, HostUnavailable
 from proxy.fleet import Fleet, host_name
 from proxy.hosts import HostRequest, ask_xml
+from proxy.keyed_locks import KeyedLocks
 from proxy.nurseries import flat_nursery
 from revdial.errors import TunnelError
 
@@ -46,7 +47,7 @@ class HostPairing:
     def __init__(self, store: Store, fleet: Fleet) -> None:
         self._store = store
         self._fleet = fleet
-        self._locks: dict[BackendId, trio.Lock] = {}
+        self._locks: KeyedLocks[BackendId] = KeyedLocks()
         self._contexts: OrderedDict[tuple[ClientId, BackendId], ssl.SSLContext] = OrderedDict()
 
     async def context_for(self, client: ClientId, backend: BackendId) -> ssl.SSLContext:
@@ -62,19 +63,19 @@ class HostPairing:
         if (context := self._contexts.get(key)) is not None:
             self._contexts.move_to_end(key)
             return context
-        # One pairing at a time a host: some key theirs by address alone (protocol.md §8).
-        async with self._locks.setdefault(backend, trio.Lock()):
-            identity = await self._identity(client)
-            record = await self._store.get_pairing(client, backend)
-            if record is None:
-                certificate = await self._pair_with_patience(identity, client, backend)
-            else:
-                certificate = PeerCertificate.from_der(record.host_certificate_der)
-            context = client_context(identity, pinned_der=certificate.der)
-            self._contexts[key] = context
-            while len(self._contexts) > max_contexts:
-                self._contexts.popitem(last=False)
+        identity = await self._identity(client)
+        record = await self._store.get_pairing(client, backend)
+        if record is None:
+            record = await self._pair_in_turn(identity, client, backend)
+        context = client_context(identity, pinned_der=record.host_certificate_der)
+        self._contexts[key] = context
+        while len(self._contexts) > max_contexts:
+            self._contexts.popitem(last=False)
         return context
+
+    def knows(self, client: ClientId, backend: BackendId) -> bool:
+        """Tell whether `context_for` would return at once."""
+        return (client, backend) in self._contexts
 
     async def forget(self, client: ClientId, backend: BackendId) -> None:
         """Forget a pairing that the host does not know any more."""
@@ -95,9 +96,25 @@ class HostPairing:
             )
         return Identity.from_pem(record.key_pem, record.certificate_pem)
 
+    async def _pair_in_turn(
+        self, identity: Identity, client: ClientId, backend: BackendId
+    ) -> PairingRecord:
+        """Pair, one client at a time a host: some key theirs by address alone (protocol.md §8)."""
+        try:
+            async with self._locks.held(backend, timeout_s=pairing_timeout_s):
+                # Another request of this client may have paired it meanwhile.
+                record = await self._store.get_pairing(client, backend)
+                if record is None:
+                    record = await self._pair_with_patience(identity, client, backend)
+                return record
+        except trio.TooSlowError:
+            raise HostUnavailable(
+                "host_pairing_busy", f"others are being paired with {backend} for too long"
+            ) from None
+
     async def _pair_with_patience(
         self, identity: Identity, client: ClientId, backend: BackendId
-    ) -> PeerCertificate:
+    ) -> PairingRecord:
         for attempt in range(1, attempts + 1):
             try:
                 with trio.fail_after(pairing_timeout_s):
@@ -113,13 +130,12 @@ class HostPairing:
                     raise HostRefused(
                         502, "host_refused_pairing", f"{backend} refused the pairing: {error}"
                     ) from error
-                _log.info("host_pairing_retried", backend=backend, why=str(error))
+                _log.info("host pairing retried", backend=backend, why=str(error))
             else:
-                await self._store.put_pairing(
-                    PairingRecord(client, backend, certificate.der, datetime.now(UTC))
-                )
-                _log.info("client_paired_with_host", client=client[:12], backend=backend)
-                return certificate
+                record = PairingRecord(client, backend, certificate.der, datetime.now(UTC))
+                await self._store.put_pairing(record)
+                _log.info("client paired with host", client=client[:12], backend=backend)
+                return record
         raise AssertionError("the last attempt returns or raises")
 
     async def _pair(
@@ -128,12 +144,28 @@ class HostPairing:
         pin = f"{secrets.randbelow(10_000):04}"
         machine = PairingClient(identity, pin)
         origin = f"pair-{client[:16]}-{secrets.token_hex(4)}"
+        unconfirmed: HostUnavailable | None = None
+
+        async def confirm() -> None:
+            nonlocal unconfirmed
+            try:
+                await self._confirm(backend, pin, origin)
+            except HostUnavailable as error:
+                # Not raised from here: the host's own refusal may come in the same moment.
+                unconfirmed = error
+                nursery.cancel_scope.cancel()
+
+        introduced = False
         async with flat_nursery() as nursery:
-            nursery.start_soon(self._confirm, backend, pin, origin)
-            while not machine.finished:
-                await self._step(machine, identity, backend, origin)
+            nursery.start_soon(confirm)
+            await self._step(machine, identity, backend, origin)
             # A host that answered the first step has its PIN; do not wait for the agent's word.
+            introduced = True
             nursery.cancel_scope.cancel()
+        if unconfirmed is not None and not introduced:
+            raise unconfirmed
+        while not machine.finished:
+            await self._step(machine, identity, backend, origin)
         return machine.server_certificate
 
     async def _step(
@@ -149,6 +181,7 @@ class HostPairing:
         machine.receive(await ask_xml(self._fleet, backend, request, tls))
 
     async def _confirm(self, backend: BackendId, pin: str, origin: str) -> None:
+        """Have the agent tell the host our PIN; HostUnavailable if it could not."""
         try:
             await self._fleet.tunnel(backend).request(
                 "confirm_pin",
