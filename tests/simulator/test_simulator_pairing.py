@@ -159,6 +159,26 @@ async def test_a_second_pairing_at_once_silently_kills_the_first_of_a_wolf(
     assert list(host.clients) == [bob.identity.certificate.id]
 
 
+async def test_the_killed_first_does_not_take_the_second_along(start_host: StartHost) -> None:
+    host = await start_host(WOLF)
+    alice, bob = Player(host), Player(host, "bob")
+    first, second = PairingClient(alice.identity, PIN), PairingClient(bob.identity, PIN)
+    answers: dict[str, list[Answer]] = {"alice": [], "bob": []}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(first_step, alice, first, answers["alice"])
+        (alices_secret,) = await pending(host, 1)
+        nursery.start_soon(first_step, bob, second, answers["bob"])
+        _, bobs_secret = await pending(host, 2)
+        host.confirm_pin(alices_secret, PIN)
+        await until(lambda: bool(answers["alice"]))
+        first.receive(answers["alice"][0])
+        assert (await alice.pair_step(first)).status_code == 400  # while the second still waits
+        host.confirm_pin(bobs_secret, PIN)
+    second.receive(answers["bob"][0])
+    while not second.finished:
+        second.receive(await bob.pair_step(second))
+
+
 async def test_a_better_host_lets_the_second_wait(start_host: StartHost) -> None:
     host = await start_host(NONE)
     alice, bob = Player(host), Player(host, "bob")

@@ -23,7 +23,7 @@ from simulator_client import (
 
 from moonlight.audio import AudioCipher, AudioReceiver
 from moonlight.control import ControlCipher, ControlKind
-from moonlight.enet_peer import Connected, EnetEvent, EnetPeer, Received
+from moonlight.enet_peer import Connected, Disconnected, EnetEvent, EnetPeer, Received
 from moonlight.ping import build_ping
 from moonlight.rtp import FrameKind
 from moonlight.video import AssembledFrame, FrameAssembler
@@ -62,10 +62,10 @@ class Udp:
             return await self.socket.recv(2048)
 
     def silent(self) -> bool:
-        """Whether nothing has arrived that was not read."""
+        """Whether nothing has arrived that was not read; a port that is gone is silent, too."""
         try:
             self.socket._sock.recv(2048, socket.MSG_PEEK | socket.MSG_DONTWAIT)  # type: ignore[attr-defined]
-        except BlockingIOError:
+        except (BlockingIOError, ConnectionRefusedError):
             return True
         return False
 
@@ -209,6 +209,17 @@ async def test_a_ping_with_a_foreign_payload_gets_nothing(start_host: StartHost)
         await until(lambda: host.counters.pings_unmatched == 2)
         assert client.video.silent()
         assert host.counters.video_datagrams == 0
+
+
+async def test_a_ping_on_another_sessions_port_gets_nothing(start_host: StartHost) -> None:
+    host = await start_host(OLD)
+    alice = await paired(host)
+    bob = await paired(host, "bob", "127.0.0.2")
+    async with playing(host, alice), playing(host, bob) as client:
+        async with Udp(alice.source, host.address, client.video.port) as astray:
+            await astray.send(build_ping(None, 1))
+            await until(lambda: host.counters.pings_unmatched == 1)
+        assert host.counters.pings == 0
 
 
 async def test_a_picture_follows_its_client_to_a_new_port_with_a_new_idr_frame(
@@ -358,10 +369,11 @@ async def test_a_crash_is_silent_and_leaves_no_port_open(start_host: StartHost) 
         control = Control(client)
         await control.await_event(Connected)
         host.crash()
-        await until(lambda: not _listens(host.http_port))
-        assert client.control.silent() or await client.control.receive()
-        assert not _listens(host.https_port)
-        assert not _listens(host.rtsp_port)
+        for port in (host.http_port, host.https_port, host.rtsp_port):
+            await until(lambda port=port: not _listens(port))
+        while not client.control.silent():
+            control.seen += control.peer.receive(await client.control.receive(), _now_ms())
+        assert not any(isinstance(event, Disconnected) for event in control.seen)
 
 
 def _listens(port: int) -> bool:
