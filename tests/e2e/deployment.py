@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from agent.service import run_agent
 from backends.model import BackendId
 from backends.tokens import new_agent_token, token_hash
 from moonhost.admin_client import AdminClient
-from moonhost.ports import find_shift
+from moonhost.sample_configs import SampleHost, write_agent_config, write_edge_config
 from moonlight.applist import App
 from proxy.config import ProxyConfig
 from proxy.edge import RunningEdge, run_edge
@@ -28,8 +27,6 @@ from simulator.host import HostHandle, run_host
 from tests.e2e.real_client import RealClient
 
 start_timeout_s = 30.0
-_edge_tcp = (47980, 47981, 47984, 47989, *range(48010, 48018))
-_edge_udp = (47998, 47999, 48000)
 _tests_start = 6_000
 
 
@@ -120,7 +117,8 @@ async def deployed(folder: Path, *plans: HostPlan, settings: str = "") -> AsyncI
 
     `settings` is TOML for the end of the edge's configuration.
     """
-    config = load_toml(_edge_config(folder, settings), ProxyConfig, "MOONHOST_TEST", environ={})
+    path = write_edge_config(folder, shift_from=_tests_start, settings=settings)
+    config = load_toml(path, ProxyConfig, "MOONHOST_TEST", environ={})
     async with trio.open_nursery() as nursery:
         with trio.fail_after(start_timeout_s):
             edge = await nursery.start(run_edge, config)
@@ -158,7 +156,18 @@ async def add_host(
     )
     token = new_agent_token()
     await deployment.edge.store.put_agent_token(plan.name, token_hash(token), datetime.now(UTC))
-    path = _agent_config(deployment, plan, handle, socket, token)
+    sample = SampleHost(
+        name=plan.name,
+        region=plan.region,
+        address=address,
+        http_port=handle.http_port,
+        https_port=handle.https_port,
+        rtsp_port=handle.rtsp_port,
+        udp_ports="1024-65535",
+        wolf_socket=socket,
+        max_sessions=plan.max_sessions,
+    )
+    path = write_agent_config(folder, deployment.config, sample, token)
     scope = trio.CancelScope()
 
     async def agent() -> None:
@@ -169,67 +178,3 @@ async def add_host(
     deployment.hosts[plan.name] = handle
     deployment.agents[plan.name] = scope
     deployment.tokens.append(token)
-
-
-def _edge_config(folder: Path, settings: str) -> Path:
-    shift = find_shift("127.0.0.1", _edge_tcp, _edge_udp, start=_tests_start)
-    path = folder / "edge.toml"
-    path.write_text(
-        f"""
-hostname = "127.0.0.1"
-state_dir = {json.dumps(str(folder / "edge"))}
-log_level = "debug"
-
-[listen]
-addresses = ["127.0.0.1"]
-http_port = {47989 + shift}
-https_port = {47984 + shift}
-rtsp_ports = "{48010 + shift}-{48017 + shift}"
-video_port = {47998 + shift}
-control_port = {47999 + shift}
-audio_port = {48000 + shift}
-
-[agents]
-address = "127.0.0.1"
-port = {47981 + shift}
-
-[admin]
-port = {47980 + shift}
-
-{settings}
-"""
-    )
-    return path
-
-
-def _agent_config(
-    deployment: Deployment, plan: HostPlan, host: HostHandle, socket: Path, token: str
-) -> Path:
-    config = deployment.config
-    token_path = deployment.folder / f"{plan.name}.token"
-    token_path.touch(mode=0o600)
-    token_path.write_text(token)
-    path = deployment.folder / f"{plan.name}.toml"
-    path.write_text(
-        f"""
-[edge]
-url = "wss://127.0.0.1:{config.agents.port}"
-token_file = {json.dumps(str(token_path))}
-ca_file = {json.dumps(str(config.state_dir / "agents.pem"))}
-
-[agent]
-id = "{plan.name}"
-region = "{plan.region}"
-
-[[hosts]]
-name = "host"
-address = "{host.address}"
-http_port = {host.http_port}
-https_port = {host.https_port}
-rtsp_port = {host.rtsp_port}
-udp_ports = "1024-65535"
-wolf_socket = {json.dumps(str(socket))}
-max_sessions = {plan.max_sessions}
-"""
-    )
-    return path

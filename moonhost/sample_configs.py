@@ -1,0 +1,109 @@
+"""Configuration files for an edge and agents on one machine, as the demo and the tests use them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from moonhost.ports import find_shift
+from proxy.config import ProxyConfig
+
+rtsp_ports: Final = 8
+_edge_tcp: Final = (47980, 47981, 47984, 47989, *range(48010, 48010 + rtsp_ports))
+_edge_udp: Final = (47998, 47999, 48000)
+
+
+def write_edge_config(
+    folder: Path, listen: str = "127.0.0.1", *, shift_from: int = 0, settings: str = ""
+) -> Path:
+    """Write an edge's configuration on ports that are free now, and return its path.
+
+    Moonlight's standard ports are taken where they are free, shifted as a block where not.
+    `settings` is TOML for the end of the file.
+
+    Raises:
+        moonhost.ports.NoRoom: there is no such block.
+
+    """
+    shift = find_shift(listen, _edge_tcp, _edge_udp, start=shift_from)
+    path = folder / "edge.toml"
+    path.write_text(
+        f"""\
+name = "moonhost here"
+hostname = "127.0.0.1"
+state_dir = {json.dumps(str(folder / "edge"))}
+
+[listen]
+addresses = [{json.dumps(listen)}]
+http_port = {47989 + shift}
+https_port = {47984 + shift}
+rtsp_ports = "{48010 + shift}-{48010 + shift + rtsp_ports - 1}"
+video_port = {47998 + shift}
+control_port = {47999 + shift}
+audio_port = {48000 + shift}
+
+[agents]
+address = "127.0.0.1"
+port = {47981 + shift}
+
+[admin]
+port = {47980 + shift}
+
+{settings}
+"""
+    )
+    return path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleHost:
+    """One host and where its agent finds it."""
+
+    name: str
+    """Of the agent, and of its token; the host itself is called ``host``."""
+    region: str
+    address: str
+    http_port: int
+    https_port: int
+    rtsp_port: int
+    udp_ports: str
+    wolf_socket: Path
+    max_sessions: int = 4
+    latitude: float = 0.0
+    longitude: float = 0.0
+
+
+def write_agent_config(folder: Path, edge: ProxyConfig, host: SampleHost, token: str) -> Path:
+    """Write an agent's token and configuration, and return the path of the latter."""
+    token_path = folder / f"{host.name}.token"
+    token_path.touch(mode=0o600)
+    token_path.write_text(token)
+    path = folder / f"agent-{host.name}.toml"
+    path.write_text(
+        f"""\
+[edge]
+url = "wss://127.0.0.1:{edge.agents.port}"
+token_file = {json.dumps(str(token_path))}
+ca_file = {json.dumps(str(edge.state_dir / "agents.pem"))}
+
+[agent]
+id = "{host.name}"
+region = "{host.region}"
+latitude = {host.latitude}
+longitude = {host.longitude}
+
+[[hosts]]
+name = "host"
+kind = "wolf"
+address = "{host.address}"
+http_port = {host.http_port}
+https_port = {host.https_port}
+rtsp_port = {host.rtsp_port}
+udp_ports = "{host.udp_ports}"
+wolf_socket = {json.dumps(str(host.wolf_socket))}
+max_sessions = {host.max_sessions}
+"""
+    )
+    return path
