@@ -81,8 +81,8 @@ class Traps:
 class HostConfig:
     """One simulated host. Any port may be 0: a free one is taken, and told in the handle.
 
-    With `Traps.ports_per_session` session number n has the UDP ports `video_port` + n and
-    `audio_port` + n, free ones where these are 0.
+    With `Traps.ports_per_session` each session has UDP ports `video_port` + n and `audio_port` + n
+    of its own, n being the least one that no other has; free ones where these are 0.
     """
 
     name: str

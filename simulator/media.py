@@ -27,8 +27,8 @@ class _Flows:
 
     video: Destination
     audio: Destination
-    own_ports: trio.CancelScope | None
-    """Ends what reads the session's own ports, where it has its own."""
+    slot: int | None
+    """Which of the ports that sessions have of their own are this one's; None: all share theirs."""
     stream: Stream | None = None
 
 
@@ -54,22 +54,22 @@ class MediaPorts:
     ) -> None:
         """Read pings and run streams; `on_left` is told of clients whose pings stay out."""
         self._on_left = on_left
-        shared: list[UdpPort] = []
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 if not self._traps.ports_per_session:
                     self._video = UdpPort(self._config.address, self._config.video_port)
-                    shared.append(self._video)
                     self._audio = UdpPort(self._config.address, self._config.audio_port)
-                    shared.append(self._audio)
                     nursery.start_soon(self._read, Flow.VIDEO, self._video, None)
                     nursery.start_soon(self._read, Flow.AUDIO, self._audio, None)
                 task_status.started()
                 await trio.sleep_forever()
         finally:
-            for port in shared:
-                port.close()
+            for session_id in list(self._flows):
+                self.close(session_id)
+            for port in (self._video, self._audio):
+                if port is not None:
+                    port.close()
 
     @property
     def shared_ports(self) -> tuple[int, int] | None:
@@ -85,12 +85,13 @@ class MediaPorts:
 
     def open(self, session: Session) -> None:
         """Make the session's ports known. Raises OSError where its own ones are taken."""
-        video, audio, scope = self._video, self._audio, None
+        video, audio, slot = self._video, self._audio, None
         if video is None or audio is None:
-            video, audio = self._own_ports(session)
-            scope = trio.CancelScope()
-            self._spawn(partial(self._read_own, session.id, video, audio, scope))
-        self._flows[session.id] = _Flows(Destination(video), Destination(audio), scope)
+            slot = self._free_slot()
+            video, audio = self._own_ports(slot)
+            self._spawn(partial(self._read, Flow.VIDEO, video, session.id))
+            self._spawn(partial(self._read, Flow.AUDIO, audio, session.id))
+        self._flows[session.id] = _Flows(Destination(video), Destination(audio), slot)
 
     def start(self, session: Session) -> None:
         """Stream to wherever the client's pings come from. Needs the session's settings."""
@@ -125,8 +126,9 @@ class MediaPorts:
         """Stop, and give the session's own ports back."""
         self.stop(session_id)
         flows = self._flows.pop(session_id, None)
-        if flows is not None and flows.own_ports is not None:
-            flows.own_ports.cancel()
+        if flows is not None and flows.slot is not None:
+            flows.video.port.close()
+            flows.audio.port.close()
 
     def request_idr(self, session_id: SessionId) -> None:
         """Make the session's next frame an IDR frame."""
@@ -135,12 +137,15 @@ class MediaPorts:
             self._counters.idr_requests += 1
             flows.stream.request_idr()
 
-    def _own_ports(self, session: Session) -> tuple[UdpPort, UdpPort]:
-        offset = session.id
+    def _free_slot(self) -> int:
+        taken = {flows.slot for flows in self._flows.values()}
+        return next(slot for slot in range(len(taken) + 1) if slot not in taken)
+
+    def _own_ports(self, slot: int) -> tuple[UdpPort, UdpPort]:
         config = self._config
-        video = UdpPort(config.address, config.video_port and config.video_port + offset)
+        video = UdpPort(config.address, config.video_port and config.video_port + slot)
         try:
-            audio = UdpPort(config.address, config.audio_port and config.audio_port + offset)
+            audio = UdpPort(config.address, config.audio_port and config.audio_port + slot)
         except OSError:
             video.close()
             raise
@@ -150,18 +155,6 @@ class MediaPorts:
         if self._nursery is None:
             raise RuntimeError("media ports are used inside run()")
         self._nursery.start_soon(task)  # type: ignore[arg-type]
-
-    async def _read_own(
-        self, session_id: SessionId, video: UdpPort, audio: UdpPort, scope: trio.CancelScope
-    ) -> None:
-        try:
-            with scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._read, Flow.VIDEO, video, session_id)
-                    nursery.start_soon(self._read, Flow.AUDIO, audio, session_id)
-        finally:
-            video.close()
-            audio.close()
 
     async def _stream(self, session_id: SessionId, stream: Stream) -> None:
         await stream.run(self._config.ping_timeout_s)
@@ -173,7 +166,10 @@ class MediaPorts:
     async def _read(self, flow: Flow, port: UdpPort, owner: SessionId | None) -> None:
         """Take the pings of one port; `owner` is the only session it can be, if it is its own."""
         while True:
-            datagram, address = await port.receive()
+            try:
+                datagram, address = await port.receive()
+            except trio.ClosedResourceError:
+                return  # its session has ended
             ping = parse_ping(datagram)
             session_id = None if ping is None else self._match(ping.payload, address, owner)
             flows = None if session_id is None else self._flows.get(session_id)

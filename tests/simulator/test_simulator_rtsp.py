@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+
 import pytest
 from simulator_client import Player, StartHost, announcement
 
@@ -140,6 +143,23 @@ async def test_a_wolf_of_2024_has_ports_for_each_session_and_no_payloads(
     media = {answer.server_port for answer in (*alices[:2], *others[:2])}
     assert len(media) == 4
     assert alices[2].server_port == others[2].server_port == host.control_port
+
+
+async def test_ports_of_an_ended_session_are_the_next_ones(start_host: StartHost) -> None:
+    process = os.getpid()  # other runs on this machine want the same ports
+    address = f"127.9.{process >> 8 & 0xFF}.{1 + process % 254}"
+    host = await start_host(OLD, address=address, video_port=48100, audio_port=48200)
+    alice, _ = await launched(host)
+    for _ in range(3):  # launching anew ends the session that was
+        await alice.launched()
+        ports = [answer.server_port for answer in (await set_up(alice, "0.0.0.0"))[:2]]
+        assert ports == [48200, 48100]
+    bob, _ = await launched(host, "bob")
+    assert (await bob.get("/cancel", secure=True)).status == 200
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as squatter:
+        squatter.bind((host.address, 48201))
+        refused = await bob.launch()
+        assert (refused.status, len(host.sessions())) == (503, 1)
 
 
 async def test_a_session_is_not_played_before_it_was_announced(start_host: StartHost) -> None:
