@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -31,6 +32,8 @@ from settings import ConfigError, load_toml
 default_proxy_config: Final = Path("/etc/moonhost/proxy.toml")
 default_agent_config: Final = Path("/etc/moonhost/agent.toml")
 proxy_environment: Final = "MOONHOST_PROXY"
+max_bitrate_kbps: Final = 150_000
+_mode: Final = re.compile(r"[1-9][0-9]{2,3}x[1-9][0-9]{2,3}x[1-9][0-9]{0,2}")
 
 ProxyConfigPath = Annotated[
     Path,
@@ -55,11 +58,11 @@ app.command(sessions_app)
 _told_plainly: Final = (CommandFailed, ConfigError, EdgeError, BackendError)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command that the arguments name; exit with 1 and one message if it fails."""
     failures: list[BaseException] = []
     try:
-        app()
+        app(sys.argv[1:] if arguments is None else arguments)
     except* _told_plainly as group:
         failures += _leaves(group)
     for failure in failures:
@@ -105,7 +108,7 @@ async def agent(
     from agent.config import load
     from agent.service import run_agent
 
-    settings = load(_existing(config))
+    settings = load(_existing(config, "agent.example.toml"))
     logs.configure(settings.log_level)
     await _until_signal(lambda: run_agent(settings))
 
@@ -279,6 +282,10 @@ async def demo(
     """
     from moonhost.demo import DemoOptions, run_demo
 
+    if not _mode.fullmatch(mode):
+        raise CommandFailed("--mode is WIDTHxHEIGHTxFPS, as in 1920x1080x60.")
+    if not 0 < bitrate <= max_bitrate_kbps:
+        raise CommandFailed(f"--bitrate is in kbit/s, up to {max_bitrate_kbps}.")
     if not await run_demo(DemoOptions(check, as_json, mode, bitrate, listen)):
         sys.exit(1)
 
@@ -290,14 +297,14 @@ _pairing_failed: Final = {
 
 
 def _proxy_settings(path: Path) -> ProxyConfig:
-    return load_toml(_existing(path), ProxyConfig, proxy_environment)
+    return load_toml(_existing(path, "config.example.toml"), ProxyConfig, proxy_environment)
 
 
-def _existing(path: Path) -> Path:
+def _existing(path: Path, example: str) -> Path:
     if not path.exists():
         raise CommandFailed(
             f"{path} does not exist. Name your configuration with --config; "
-            "config.example.toml shows what to put in it."
+            f"{example} shows what to put in it."
         )
     return path
 

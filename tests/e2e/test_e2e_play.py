@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,12 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
+from backends.model import BackendId
 from moonlight.applist import App
+from moonlight.xml import Answer
+from proxy import play as play_module
+from proxy.fleet import Fleet
+from proxy.hosts import HostRequest, ask_xml
 from simulator.config import Traps
 from tests.e2e.deployment import Deployment, HostPlan, deployed
 from tests.e2e.real_client import ClientFailed, RealClient
@@ -199,12 +205,20 @@ async def test_a_full_host_is_refused_with_the_reason(tmp_path: Path) -> None:
         assert len(await deployment.sessions()) == 1
 
 
-async def test_a_host_that_dies_during_the_launch_is_told_plainly(tmp_path: Path) -> None:
+async def test_a_host_that_dies_during_the_launch_is_told_plainly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with deployed(tmp_path, HostPlan()) as deployment:
         client = await deployment.paired_client()
-        await client.stream()
-        await client.run("cancel")
-        deployment.hosts["one"].crash()
+
+        async def ask_and_see_it_die(
+            fleet: Fleet, backend: BackendId, request: HostRequest, tls: ssl.SSLContext | None
+        ) -> Answer:
+            if request.path == "/launch":
+                deployment.hosts["one"].crash()
+            return await ask_xml(fleet, backend, request, tls)
+
+        monkeypatch.setattr(play_module, "ask_xml", ask_and_see_it_die)
 
         with capture_logs() as logs, pytest.raises(ClientFailed, match="did not start the app"):
             await client.stream()

@@ -1,0 +1,141 @@
+"""The command line, used rightly and wrongly."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from moonhost import cli
+from moonhost.sample_configs import write_edge_config
+
+Run = Callable[..., tuple[int, str, str]]
+
+shift_from = 12_000
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs a command and gives status, output and errors."""
+
+    def run_command(*arguments: str) -> tuple[int, str, str]:
+        status = 0
+        try:
+            cli.main(arguments)
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 0
+        output, errors = capsys.readouterr()
+        return status, output, errors
+
+    return run_command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("prox",), "Unknown command"),
+        (("proxy", "--config", "/nope"), "config.example.toml shows what to put in it"),
+        (("agent", "--config", "/nope"), "agent.example.toml shows what to put in it"),
+        (("pair", "1", "2"), "Unused Tokens"),
+        (("demo", "--mode", "big"), "WIDTHxHEIGHTxFPS"),
+        (("demo", "--bitrate", "0"), "kbit/s"),
+        (("simulate-host", "--behave-like", "a-toaster"), "wolf-2026, wolf-2024, ideal"),
+        (("simulate-host", "--log-level", "loud"), "debug, info, warning, error"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_words(
+    run: Run, arguments: tuple[str, ...], said: str
+) -> None:
+    status, output, errors = run(*arguments)
+
+    assert status in {1, 2}
+    assert said in " ".join((output + errors).split())
+    assert "Traceback" not in errors
+
+
+def test_every_mistake_in_a_configuration_is_told_at_once(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "edge.toml"
+    path.write_text("log_level = 'loud'\n[listen]\nhttps_port = 0\nunknwon = 1\n")
+
+    status, _, errors = run("proxy", "--config", str(path))
+
+    assert status == 1
+    for place in ("hostname:", "log_level:", "listen.https_port:", "listen.unknwon:"):
+        assert place in errors
+
+
+def test_a_token_is_printed_once_and_only_its_hash_is_kept(run: Run, tmp_path: Path) -> None:
+    path = write_edge_config(tmp_path, shift_from=shift_from)
+
+    status, token, _ = run("token", "agent", "living-room", "--config", str(path))
+
+    assert status == 0
+    kept = b"".join(file.read_bytes() for file in (tmp_path / "edge").iterdir())
+    assert len(token.strip()) > 40
+    assert token.strip().encode() not in kept
+
+
+def test_a_token_for_no_name_is_refused(run: Run, tmp_path: Path) -> None:
+    path = write_edge_config(tmp_path, shift_from=shift_from)
+
+    status, _, errors = run("token", "agent", "a/b", "--config", str(path))
+
+    assert status == 1
+    assert "letters, digits" in errors
+
+
+def test_an_edge_that_was_never_started_cannot_be_asked(run: Run, tmp_path: Path) -> None:
+    path = write_edge_config(tmp_path, shift_from=shift_from)
+
+    status, _, errors = run("sessions", "--config", str(path))
+
+    assert status == 1
+    assert "has the edge been started once?" in errors
+
+
+def test_an_edge_answers_its_commands_and_ends_cleanly_on_sigterm(run: Run, tmp_path: Path) -> None:
+    path = write_edge_config(tmp_path, shift_from=shift_from)
+    config = ("--config", str(path))
+    edge = subprocess.Popen(
+        [sys.executable, "-m", "moonhost", "proxy", *config], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert edge.stderr is not None
+        assert "edge_started" in edge.stderr.readline()
+
+        assert run("pair", *config)[:2] == (0, "No device waits.\n")
+        assert run("clients", *config)[:2] == (0, "No client is paired.\n")
+        assert run("sessions", *config)[:2] == (0, "Nobody plays.\n")
+        assert run("sessions", "--json", *config)[:2] == (0, "[]\n")
+        assert run("backends", *config)[:2] == (0, "No agent is connected.\n")
+        status, _, errors = run("pair", "1234", *config)
+        assert (status, "No device waits to be paired" in errors) == (1, True)
+        status, _, errors = run("sessions", "end", "abc", *config)
+        assert (status, "no session of that id" in errors) == (1, True)
+        status, _, errors = run("clients", "unpair", "../x", *config)
+        assert (status, "letters and digits" in errors) == (1, True)
+
+        second = subprocess.run(
+            [sys.executable, "-m", "moonhost", "proxy", *config],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert second.returncode == 1
+        assert "cannot listen on TCP" in second.stderr
+        assert "Traceback" not in second.stderr
+
+        edge.send_signal(signal.SIGTERM)
+        _, errors = edge.communicate(timeout=30)
+        assert edge.returncode == 0
+        assert "Traceback" not in errors
+    finally:
+        edge.kill()
+        edge.wait()
+        if edge.stderr is not None:
+            edge.stderr.close()
