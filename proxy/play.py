@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
 import structlog
 import trio
 
-from backends.apps import CatalogueApp
+from backends.apps import CatalogueApp, normalise_title
 from backends.errors import NoBackend, StoreError
-from backends.model import BackendId
+from backends.model import Backend, BackendId
 from backends.records import StickyRecord
 from backends.selection import LaunchIntent
 from backends.store import Store
@@ -25,15 +27,20 @@ from moonlight.launch import (
     cancel_answer,
     launch_answer,
     resume_answer,
-    session_url,
 )
 from moonlight.xml import Answer
-from moonlight.xml import HostRefused as HostAnsweredError
 from proxy.config import ProxyConfig
-from proxy.errors import EdgeError, HostRefused, HostUnavailable, Refused
+from proxy.errors import (
+    EdgeError,
+    HostRefused,
+    HostUnavailable,
+    Refused,
+)
 from proxy.fleet import Fleet
-from proxy.host_pairing import HostPairing, host_unique_id
-from proxy.hosts import HostRequest, ask_xml
+from proxy.host_apps import HostApps, cancel_timeout_s, edge_query, host_refused
+from proxy.host_pairing import HostPairing
+from proxy.hosts import HostRequest
+from proxy.keyed_locks import KeyedLocks
 from proxy.session_records import from_record, to_record
 from proxy.sessions import (
     FlowTerms,
@@ -46,9 +53,8 @@ from proxy.sessions import (
 
 _log = structlog.get_logger()
 
-cancel_timeout_s: Final = 20.0
-undo_timeout_s: Final = 5.0
-unauthorized: Final = 401
+# Clients wait 30 s for it (and 120 s for a launch): nothing may happen after that.
+resume_timeout_s: Final = 25.0
 _label_bytes: Final = 10
 
 
@@ -85,9 +91,9 @@ class Play:
         self._config = config
         self._store = store
         self._fleet = fleet
-        self._pairing = pairing
+        self._host_apps = HostApps(fleet, pairing)
         self._flows = flows
-        self._client_locks: dict[ClientId, trio.Lock] = {}
+        self._client_locks: KeyedLocks[ClientId] = KeyedLocks()
         self.sessions = SessionTable(config.listen.rtsp_port_range)
         self.accepting = True
         """False once the edge drains: no new launches, sessions go on."""
@@ -101,7 +107,7 @@ class Play:
 
         """
         request = _parsed(query, resume=False)
-        async with self._lock(client):
+        async with self._alone(client, timeout_s=self._config.sessions.launch_timeout_s):
             running = self.sessions.of_client(client)
             if running is not None and not self._is_lost(running):
                 if running.app_id != request.app_id:
@@ -124,7 +130,7 @@ class Play:
 
         """
         request = _parsed(query, resume=True)
-        async with self._lock(client):
+        async with self._alone(client, timeout_s=resume_timeout_s):
             session = self.sessions.of_client(client)
             if session is None:
                 raise Refused(503, "nothing_to_resume", "No app is running for you any more.")
@@ -132,7 +138,7 @@ class Play:
 
     async def cancel(self, client: ClientId, query: Query) -> Answer:
         """End the client's app: at the host if it can be reached, and here in any case."""
-        async with self._lock(client):
+        async with self._alone(client, timeout_s=cancel_timeout_s):
             session = self.sessions.of_client(client)
             if session is not None:
                 await self._end_at_host(session, query)
@@ -143,22 +149,13 @@ class Play:
         session = self.sessions.get(session_id)
         if session is None:
             return False
-        async with self._lock(session.client):
-            await self._end_at_host(session, Query.of(("uniqueid", host_unique_id)))
+        async with self._alone(session.client, timeout_s=cancel_timeout_s):
+            if self.sessions.get(session_id) is not None:
+                await self._end_at_host(session, edge_query)
         return True
 
     async def _end_at_host(self, session: Session, query: Query) -> None:
-        request = HostRequest("/cancel", query, session.id, timeout_s=cancel_timeout_s)
-        try:
-            await self._ask_as(session.client, session.backend, request)
-        except (EdgeError, StoreError) as error:
-            _log.warning(
-                "app_not_ended_at_its_host",
-                session=session.id,
-                backend=session.backend,
-                reason=error.reason,
-                why=str(error),
-            )
+        await self._host_apps.cancel(session.client, session.backend, session.id, query)
         await self._end(session, "cancelled")
 
     def current_app(self, client: ClientId) -> int:
@@ -237,38 +234,38 @@ class Play:
         if len(self.sessions) >= self._config.sessions.max_sessions:
             raise Refused(503, "too_many_sessions", "This server is full. Please try again later.")
         app = await self._app(request)
-        intent = LaunchIntent(client, app.title)
         try:
-            decision, reservation = await self._fleet.choose(intent)
+            decision, reservation = await self._fleet.choose(LaunchIntent(client, app.title))
         except NoBackend as error:
             raise Refused(503, error.reason, str(error)) from error
-        backend = decision.backend.id
-        _log.info("backend_chosen", client=client[:12], backend=backend, reason=decision.reason)
-        session_id = new_session_id()
-        host_url: RtspUrl | None = None
         try:
-            query = request.to_query(app_id=app.offers[backend])
+            backend = decision.backend.id
+            _log.info("backend chosen", client=client[:12], backend=backend, reason=decision.reason)
+            session_id = new_session_id()
+            query = request.to_query(app_id=_native_id(decision.backend, app))
             host_url = await self._launch_at_host(client, session_id, backend, query)
-            session = Session(
-                id=session_id,
-                client=client,
-                client_address=address,
-                backend=backend,
-                app_id=app.id,
-                app_title=app.title,
-                mode="{}x{}x{}".format(*request.mode),
-                label=secrets.token_hex(_label_bytes),
-                rtsp_port=self._rtsp_port(address, session_id),
-                host_rtsp=host_url,
-                state=SessionState.LAUNCHED,
-                since=trio.current_time(),
-                reservation=reservation,
-            )
-            await self._begin(session)
+            try:
+                session = Session(
+                    id=session_id,
+                    client=client,
+                    client_address=address,
+                    backend=backend,
+                    app_id=app.id,
+                    app_title=app.title,
+                    mode="{}x{}x{}".format(*request.mode),
+                    label=secrets.token_hex(_label_bytes),
+                    rtsp_port=self._rtsp_port(address, session_id),
+                    host_rtsp=host_url,
+                    state=SessionState.LAUNCHED,
+                    since=trio.current_time(),
+                    reservation=reservation,
+                )
+                await self._begin(session)
+            except BaseException:
+                await self._host_apps.undo(client, backend, session_id)
+                raise
         except BaseException:
             self._fleet.release(reservation)
-            if host_url is not None:
-                await self._undo_launch(client, backend, session_id, request.query)
             raise
         return _own_url(session)
 
@@ -282,46 +279,31 @@ class Play:
     async def _launch_at_host(
         self, client: ClientId, session_id: SessionId, backend: BackendId, query: Query
     ) -> RtspUrl:
-        request = HostRequest(
-            "/launch", query, session_id, timeout_s=self._config.sessions.launch_timeout_s
-        )
+        timeout_s = self._config.sessions.launch_timeout_s
+        request = HostRequest("/launch", query, session_id, timeout_s=timeout_s)
         try:
-            return await self._url_from_host(client, backend, request)
-        except EdgeError as error:
+            with trio.fail_after(timeout_s):
+                return await self._host_apps.start(client, backend, request)
+        except (EdgeError, trio.TooSlowError) as error:
+            if not (isinstance(error, HostRefused) and error.reason == host_refused):
+                # It may run there all the same, and nobody would ever end it.
+                await self._host_apps.undo(client, backend, session_id)
             raise Refused(
-                503, error.reason, "The computer chosen for you did not start the app. Try again."
+                503,
+                getattr(error, "reason", "host_timeout"),
+                "The computer chosen for you did not start the app. Try again.",
             ) from error
-
-    async def _url_from_host(
-        self, client: ClientId, backend: BackendId, request: HostRequest
-    ) -> RtspUrl:
-        """Launch or resume at a host, pairing anew if it has forgotten the client."""
-        answer = await self._ask_as(client, backend, request)
-        if answer.status_code == unauthorized:
-            await self._pairing.forget(client, backend)
-            answer = await self._ask_as(client, backend, request)
-        try:
-            url = session_url(answer)
-        except HostAnsweredError as error:
-            raise HostRefused(error.status_code, "host_refused", f"{backend}: {error}") from error
-        except ProtocolError as error:
-            raise HostRefused(502, error.reason, f"{backend}: {error}") from error
-        if url.encrypted:
-            raise HostRefused(
-                502, "rtsp_encrypted", f"{backend} wants encrypted RTSP: turn that off at the host"
-            )
-        return url
-
-    async def _ask_as(self, client: ClientId, backend: BackendId, request: HostRequest) -> Answer:
-        context = await self._pairing.context_for(client, backend)
-        return await ask_xml(self._fleet, backend, request, context)
+        except BaseException:
+            await self._host_apps.undo(client, backend, session_id)
+            raise
 
     async def _begin(self, session: Session) -> None:
         self.sessions.add(session)
         try:
-            await self._store.put_session(to_record(session))
             expires_at = datetime.now(UTC) + timedelta(seconds=self._config.selection.sticky_ttl_s)
             await self._store.put_sticky(StickyRecord(session.client, session.backend, expires_at))
+            # Last, so that no session stays in the store that is none.
+            await self._store.put_session(to_record(session))
         except BaseException:
             self.sessions.remove(session.id)
             raise
@@ -337,47 +319,38 @@ class Play:
             rtsp_port=session.rtsp_port,
         )
 
-    async def _undo_launch(
-        self, client: ClientId, backend: BackendId, session_id: SessionId, query: Query
-    ) -> None:
-        """End an app that a host started for a session that could not begin."""
-        request = HostRequest("/cancel", query, session_id, timeout_s=undo_timeout_s)
-        with trio.CancelScope(shield=True):
-            try:
-                await self._ask_as(client, backend, request)
-            except (EdgeError, StoreError) as error:
-                _log.warning("app_left_running_at_its_host", backend=backend, why=str(error))
-
     async def _resume(self, session: Session, address: str, request: LaunchRequest) -> RtspUrl:
         query = request.query
+        timeout_s = resume_timeout_s
         if not request.resume:
             query = await self._as_host_query(session, request)
-        elif query.get("mode") is None:
-            query = query.replaced(mode=session.mode)
-        host_request = HostRequest(
-            "/resume", query, session.id, timeout_s=self._config.sessions.launch_timeout_s
-        )
+            timeout_s = self._config.sessions.launch_timeout_s
+        asked = HostRequest("/resume", query, session.id, timeout_s=timeout_s)
         try:
-            host_url = await self._url_from_host(session.client, session.backend, host_request)
-        except HostUnavailable as error:
+            with trio.fail_after(timeout_s):
+                host_url = await self._host_apps.start(session.client, session.backend, asked)
+        except (HostUnavailable, trio.TooSlowError) as error:
             raise Refused(
                 503,
-                error.reason,
+                getattr(error, "reason", "host_timeout"),
                 f'The computer on which "{session.app_title}" runs cannot be reached right now.',
             ) from error
         except HostRefused as error:
+            await self._host_apps.undo(session.client, session.backend, session.id)
             await self._end(session, "gone_at_host")
             raise Refused(
                 503, error.reason, f'"{session.app_title}" is not running any more. Start it anew.'
             ) from error
+        if self.sessions.get(session.id) is not session:
+            raise Refused(503, "session_ended", f'"{session.app_title}" has just been ended.')
+        rtsp_port = self._rtsp_port(address, session.id)
         self._flows.stop(session.id)
         session.flows.clear()
-        session.control_client = None
         session.client_address = address
         session.host_rtsp = host_url
-        session.rtsp_port = self._rtsp_port(address, session.id)
+        session.rtsp_port = rtsp_port
         session.move_to(SessionState.LAUNCHED, trio.current_time())
-        _log.info("session_resumed", session=session.id, rtsp_port=session.rtsp_port)
+        _log.info("session resumed", session=session.id, rtsp_port=session.rtsp_port)
         await self._write(session)
         return _own_url(session)
 
@@ -410,13 +383,23 @@ class Play:
 
     async def _write(self, session: Session) -> None:
         """Write a session's new state; a store that is away does not stop a running stream."""
+        if self.sessions.get(session.id) is not session:
+            return  # it ended meanwhile, and must not come back to life at the next start
         try:
             await self._store.put_session(to_record(session))
         except StoreError as error:
             _log.error("session_not_written_to_the_store", session=session.id, why=str(error))
 
-    def _lock(self, client: ClientId) -> trio.Lock:
-        return self._client_locks.setdefault(client, trio.Lock())
+    @asynccontextmanager
+    async def _alone(self, client: ClientId, *, timeout_s: float) -> AsyncIterator[None]:
+        """Keep other requests of this client out for a block."""
+        try:
+            async with self._client_locks.held(client, timeout_s=timeout_s):
+                yield
+        except trio.TooSlowError:
+            raise Refused(
+                503, "client_busy", "This server still works on another request of this device."
+            ) from None
 
 
 def _parsed(query: Query, *, resume: bool) -> LaunchRequest:
@@ -424,6 +407,12 @@ def _parsed(query: Query, *, resume: bool) -> LaunchRequest:
         return LaunchRequest.parse(query, resume=resume)
     except Malformed as error:
         raise Refused(400, error.reason, str(error)) from error
+
+
+def _native_id(backend: Backend, app: CatalogueApp) -> int:
+    """Return what a backend that was chosen for an app calls that app."""
+    wanted = normalise_title(app.title)
+    return next(offer.id for offer in backend.apps if normalise_title(offer.title) == wanted)
 
 
 def _own_url(session: Session) -> RtspUrl:

@@ -1,0 +1,105 @@
+"""Starting and ending apps at hosts, as one of the edge's clients."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+import trio
+
+from backends.errors import StoreError
+from backends.model import BackendId
+from moonlight.errors import ProtocolError
+from moonlight.http import Query
+from moonlight.identity import ClientId
+from moonlight.launch import RtspUrl, session_url
+from moonlight.xml import Answer
+from moonlight.xml import HostRefused as HostAnsweredError
+from proxy.errors import EdgeError, HostIdentityChanged, HostRefused
+from proxy.fleet import Fleet
+from proxy.host_pairing import HostPairing, host_unique_id
+from proxy.hosts import HostRequest, ask_xml
+from proxy.sessions import SessionId
+
+_log = structlog.get_logger()
+
+cancel_timeout_s: Final = 20.0
+undo_timeout_s: Final = 5.0
+unauthorized: Final = 401
+host_refused: Final = "host_refused"
+"""`reason` of the one refusal after which nothing can be running: the host's own clear no."""
+
+edge_query: Final = Query.of(("uniqueid", host_unique_id))
+"""What the edge asks a host with when no client asked for it."""
+
+
+class HostApps:
+    """Asks hosts; knows nothing of sessions."""
+
+    def __init__(self, fleet: Fleet, pairing: HostPairing) -> None:
+        self._fleet = fleet
+        self._pairing = pairing
+
+    async def start(self, client: ClientId, backend: BackendId, request: HostRequest) -> RtspUrl:
+        """Launch or resume at a host, pairing anew if it has forgotten the client.
+
+        Raises:
+            HostUnavailable: no connection or no valid answer.
+            HostRefused: an answer, but no session that a client could be given.
+            backends.errors.StoreError: the store is away.
+
+        """
+        try:
+            answer = await self._ask(client, backend, request)
+            forgotten = answer.status_code == unauthorized
+        except HostIdentityChanged:
+            # Set up anew; whom to trust there is up to its agent, as it was the first time.
+            forgotten = True
+        if forgotten:
+            _log.info("host has forgotten a client", client=client[:12], backend=backend)
+            await self._pairing.forget(client, backend)
+            answer = await self._ask(client, backend, request)
+        try:
+            url = session_url(answer)
+        except HostAnsweredError as error:
+            raise HostRefused(error.status_code, host_refused, f"{backend}: {error}") from error
+        except ProtocolError as error:
+            raise HostRefused(502, error.reason, f"{backend}: {error}") from error
+        if url.encrypted:
+            raise HostRefused(
+                502, "rtsp_encrypted", f"{backend} wants encrypted RTSP: turn that off at the host"
+            )
+        return url
+
+    async def cancel(
+        self,
+        client: ClientId,
+        backend: BackendId,
+        session: SessionId,
+        query: Query,
+        *,
+        timeout_s: float = cancel_timeout_s,
+    ) -> None:
+        """End a client's app; that the host could not be had is logged and no more."""
+        request = HostRequest("/cancel", query, session, timeout_s=timeout_s)
+        try:
+            with trio.fail_after(timeout_s):
+                (await self._ask(client, backend, request)).checked()
+        except (EdgeError, StoreError, ProtocolError, trio.TooSlowError) as error:
+            _log.warning(
+                "app not ended at its host",
+                session=session,
+                backend=backend,
+                reason=getattr(error, "reason", "too_slow"),
+                why=str(error),
+            )
+
+    async def undo(self, client: ClientId, backend: BackendId, session: SessionId) -> None:
+        """End an app that a host has started, or may have, for a session that is none."""
+        if self._pairing.knows(client, backend):
+            with trio.CancelScope(shield=True):
+                await self.cancel(client, backend, session, edge_query, timeout_s=undo_timeout_s)
+
+    async def _ask(self, client: ClientId, backend: BackendId, request: HostRequest) -> Answer:
+        context = await self._pairing.context_for(client, backend)
+        return await ask_xml(self._fleet, backend, request, context)
