@@ -15,6 +15,8 @@ from typing import Any, Final
 
 import trio
 
+from revdial.udp import default_buffer_bytes
+
 max_datagram_bytes: Final = 65_535
 max_datagrams_a_turn: Final = 64
 _ancillary_bytes: Final = 128
@@ -120,12 +122,10 @@ def connect_socket(
     return taken
 
 
-def reconnect(taken: socket.socket, client: Endpoint) -> None:
-    """Point a connected socket at a client's new address."""
-    taken.connect((client.ip, client.port))
-
-
 def _shared_socket(family: Any) -> socket.socket:
     shared = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    # A key frame is a burst of several hundred datagrams; the kernel caps what it grants.
+    shared.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, default_buffer_bytes)
+    shared.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, default_buffer_bytes)
     return shared
