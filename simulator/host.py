@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -196,6 +197,10 @@ class _Sockets:
 
 
 async def _serve_plain(config: HostConfig, handler: Handler, stream: trio.SocketStream) -> None:
+    if config.traps.silent_close:
+        # Answer and FIN in one segment: that the connection is gone is then no matter of luck to
+        # a client that looks before it asks again.
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
     await serve_http(
         stream,
         handler,
