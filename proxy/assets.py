@@ -6,6 +6,7 @@ from collections import OrderedDict
 from typing import Final
 
 import structlog
+import trio
 
 from backends.apps import CatalogueApp
 from backends.errors import StoreError
@@ -18,6 +19,7 @@ from proxy.hosts import HostRequest, ask, max_asset_bytes
 
 _log = structlog.get_logger()
 
+picture_timeout_s: Final = 10.0
 max_cached_bytes: Final = 64 << 20
 png_signature: Final = b"\x89PNG\r\n\x1a\n"
 
@@ -32,7 +34,15 @@ class Assets:
         self._cached_bytes = 0
 
     async def picture(self, client: ClientId, app: CatalogueApp) -> bytes | None:
-        """Return an app's PNG, asking its backends in turn as this client; None if none has it."""
+        """Return an app's PNG, asking its backends in turn as this client; None if none has it.
+
+        None also where it takes longer than clients wait for it.
+        """
+        with trio.move_on_after(picture_timeout_s):
+            return await self._picture(client, app)
+        return None
+
+    async def _picture(self, client: ClientId, app: CatalogueApp) -> bytes | None:
         if (known := self._pictures.get(app.id)) is not None:
             self._pictures.move_to_end(app.id)
             return known
@@ -59,8 +69,8 @@ class Assets:
         return None
 
     def _keep(self, app_id: int, picture: bytes) -> None:
+        self._cached_bytes += len(picture) - len(self._pictures.get(app_id, b""))
         self._pictures[app_id] = picture
-        self._cached_bytes += len(picture)
         while self._cached_bytes > max_cached_bytes:
             _, dropped = self._pictures.popitem(last=False)
             self._cached_bytes -= len(dropped)

@@ -56,7 +56,7 @@ class HostApps:
             # Set up anew; whom to trust there is up to its agent, as it was the first time.
             forgotten = True
         if forgotten:
-            _log.info("host has forgotten a client", client=client[:12], backend=backend)
+            _log.info("host_forgot_client", client=client[:12], backend=backend)
             await self._pairing.forget(client, backend)
             answer = await self._ask(client, backend, request)
         try:
@@ -87,7 +87,7 @@ class HostApps:
                 (await self._ask(client, backend, request)).checked()
         except (EdgeError, StoreError, ProtocolError, trio.TooSlowError) as error:
             _log.warning(
-                "app not ended at its host",
+                "app_not_ended_at_its_host",
                 session=session,
                 backend=backend,
                 reason=getattr(error, "reason", "too_slow"),

@@ -130,11 +130,11 @@ class HostPairing:
                     raise HostRefused(
                         502, "host_refused_pairing", f"{backend} refused the pairing: {error}"
                     ) from error
-                _log.info("host pairing retried", backend=backend, why=str(error))
+                _log.info("host_pairing_retried", backend=backend, why=str(error))
             else:
                 record = PairingRecord(client, backend, certificate.der, datetime.now(UTC))
                 await self._store.put_pairing(record)
-                _log.info("client paired with host", client=client[:12], backend=backend)
+                _log.info("client_paired_with_host", client=client[:12], backend=backend)
                 return record
         raise AssertionError("the last attempt returns or raises")
 

@@ -18,7 +18,7 @@ from moonlight.http import HttpRequest, Query
 from moonlight.identity import ClientId, client_id
 from moonlight.pairing import PairingOutcome, Phase, pair_accepted, pair_refused, phase_of
 from moonlight.serverinfo import DisplayMode, ServerInfo, hevc_max_luma_pixels
-from moonlight.xml import Answer
+from moonlight.xml import Answer, text_element
 from proxy.assets import Assets
 from proxy.config import ProxyConfig
 from proxy.errors import Refused
@@ -177,6 +177,15 @@ class NvHttp:
                 why=str(error),
             )
             answer = pair_refused(str(error))
+        except Refused as error:
+            _log.warning(
+                "pairing_refused",
+                client_address=caller.address,
+                reason=error.reason,
+                why=str(error),
+            )
+            refusal = Answer.error(error.status, str(error), "/pair")
+            answer = Answer(refusal.attributes, (text_element("paired", 0),))
         return Reply(answer.encode())
 
     async def _pair_step(self, caller: Caller, query: Query) -> Answer:
@@ -193,6 +202,9 @@ class NvHttp:
         try:
             if attempt.machine.outcome is PairingOutcome.PAIRED:
                 await self._remember(attempt.machine.client.der, attempt.device)
+        except BaseException:
+            attempt.machine.outcome = PairingOutcome.BROKEN_OFF
+            raise
         finally:
             self._desk.finish(attempt)
         return answer
@@ -230,9 +242,12 @@ class NvHttp:
         """Unpair a client and end its session; False if it is not paired."""
         session = self._play.sessions.of_client(client)
         if session is not None:
-            await self._play.end(session.id, "client_unpaired")
-        self._pairing.forget_client(client)
+            # Now, since once its identity is deleted nobody could end its app at the host.
+            await self._play.end_at_host(session.id)
         forgotten = await self._store.delete_client(client)
+        self._pairing.forget_client(client)
+        if (launched := self._play.sessions.of_client(client)) is not None:
+            await self._play.end(launched.id, "client_unpaired")
         if forgotten:
             _log.info("client_unpaired", client=client[:12])
         return forgotten

@@ -240,7 +240,7 @@ class Play:
             raise Refused(503, error.reason, str(error)) from error
         try:
             backend = decision.backend.id
-            _log.info("backend chosen", client=client[:12], backend=backend, reason=decision.reason)
+            _log.info("backend_chosen", client=client[:12], backend=backend, reason=decision.reason)
             session_id = new_session_id()
             query = request.to_query(app_id=_native_id(decision.backend, app))
             host_url = await self._launch_at_host(client, session_id, backend, query)
@@ -350,7 +350,7 @@ class Play:
         session.host_rtsp = host_url
         session.rtsp_port = rtsp_port
         session.move_to(SessionState.LAUNCHED, trio.current_time())
-        _log.info("session resumed", session=session.id, rtsp_port=session.rtsp_port)
+        _log.info("session_resumed", session=session.id, rtsp_port=session.rtsp_port)
         await self._write(session)
         return _own_url(session)
 
