@@ -19,6 +19,8 @@ _log = structlog.get_logger()
 
 receive_bytes: Final = 16_384
 send_timeout_s: Final = 10.0
+finish_timeout_s: Final = 2.0
+max_unread_bytes: Final = 1 << 20
 
 
 class WebShell:
@@ -78,6 +80,7 @@ class WebShell:
                 )
                 body = Answer.error(error.status, str(error)).encode()
                 await _send(stream, http.respond(error.status, body, close=True))
+                await _let_finish(stream)
                 return
             if request is None:
                 return
@@ -118,6 +121,14 @@ async def _next_request(stream: trio.abc.Stream, http: HttpServer) -> HttpReques
             return None
         http.receive(await stream.receive_some(receive_bytes))
     return request
+
+
+async def _let_finish(stream: trio.abc.Stream) -> None:
+    """Read on for a moment: closing with bytes unread would take the answer back (RST)."""
+    with trio.move_on_after(finish_timeout_s):
+        left = max_unread_bytes
+        while left > 0 and (data := await stream.receive_some(receive_bytes)):
+            left -= len(data)
 
 
 async def _send(stream: trio.abc.Stream, data: bytes) -> None:
