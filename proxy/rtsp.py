@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 import trio
 
-from moonlight.errors import ProtocolError
+from moonlight.errors import Malformed, ProtocolError
 from moonlight.flows import Flow
 from moonlight.ping import new_ping_payload
 from moonlight.rtsp import RtspParser, RtspRequest, RtspResponse, rewrite_request
@@ -94,7 +94,10 @@ class RtspProxy:
             )
             return request.answer(status=454, reason="Session Not Found")
         try:
+            host_url = session.host_rtsp
             answer = await self._ask_host(session, request)
+            if self._play.sessions.get(session.id) is not session or session.host_rtsp != host_url:
+                raise Refused(454, "session_gone", "the session ended or was resumed meanwhile")
             return await self._make_own(session, request, answer)
         except EdgeError as error:
             _log.warning(
@@ -104,8 +107,9 @@ class RtspProxy:
                 reason=error.reason,
                 why=str(error),
             )
-            status = error.status if isinstance(error, Refused) else 503
-            return request.answer(status=status, reason="Service Unavailable")
+            if isinstance(error, Refused):
+                return request.answer(status=error.status, reason="Session Not Found")
+            return request.answer(status=503, reason="Service Unavailable")
 
     async def _ask_host(self, session: Session, request: RtspRequest) -> RtspResponse:
         rewritten = rewrite_request(request, session_url=session.host_rtsp)
@@ -117,9 +121,12 @@ class RtspProxy:
                     origin=session.id,
                     port=session.host_rtsp.port,
                 )
-                async with stream:
+                try:
                     await stream.send_all(rewritten.encode())
                     return await _read_response(stream)
+                finally:
+                    # Whole or not wanted any more: do not make the client wait for a polite end.
+                    await trio.aclose_forcefully(stream)
         except trio.TooSlowError:
             raise HostUnavailable("rtsp_timeout", "the host did not answer in time") from None
         except (TunnelError, ProtocolError) as error:
@@ -192,6 +199,8 @@ async def _read_response(stream: trio.abc.ReceiveStream) -> RtspResponse:
         data = await stream.receive_some(receive_bytes)
         if data:
             parser.receive(data)
+        elif parser.idle:
+            raise Malformed("rtsp_no_answer", "the host closed the connection without an answer")
         else:
             parser.end()
     return response
