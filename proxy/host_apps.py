@@ -15,7 +15,7 @@ from moonlight.identity import ClientId
 from moonlight.launch import RtspUrl, session_url
 from moonlight.xml import Answer
 from moonlight.xml import HostRefused as HostAnsweredError
-from proxy.errors import EdgeError, HostIdentityChanged, HostRefused
+from proxy.errors import EdgeError, HostIdentityChanged, HostRefused, HostUnavailable
 from proxy.fleet import Fleet
 from proxy.host_pairing import HostPairing, host_unique_id
 from proxy.hosts import HostRequest, ask_xml
@@ -72,33 +72,46 @@ class HostApps:
         return url
 
     async def cancel(
+        self, client: ClientId, backend: BackendId, session: SessionId, query: Query
+    ) -> None:
+        """End a client's app; that the host could not be had is logged and no more."""
+        failure = await self._cancel(client, backend, session, query, cancel_timeout_s)
+        if failure is not None:
+            _log.warning(
+                "app_not_ended_at_its_host",
+                session=session,
+                backend=backend,
+                reason=failure.reason,
+                why=str(failure),
+            )
+
+    async def undo(self, client: ClientId, backend: BackendId, session: SessionId) -> None:
+        """End an app that a host has started, or may have, for a session that is none."""
+        if not self._pairing.knows(client, backend):
+            return  # so that it cannot have been asked
+        with trio.CancelScope(shield=True):
+            failure = await self._cancel(client, backend, session, edge_query, undo_timeout_s)
+        if failure is not None:
+            # What went wrong before is told by who called.
+            _log.info("launch_not_undone", session=session, backend=backend, why=str(failure))
+
+    async def _cancel(
         self,
         client: ClientId,
         backend: BackendId,
         session: SessionId,
         query: Query,
-        *,
-        timeout_s: float = cancel_timeout_s,
-    ) -> None:
-        """End a client's app; that the host could not be had is logged and no more."""
+        timeout_s: float,
+    ) -> EdgeError | StoreError | ProtocolError | None:
         request = HostRequest("/cancel", query, session, timeout_s=timeout_s)
         try:
             with trio.fail_after(timeout_s):
                 (await self._ask(client, backend, request)).checked()
-        except (EdgeError, StoreError, ProtocolError, trio.TooSlowError) as error:
-            _log.warning(
-                "app_not_ended_at_its_host",
-                session=session,
-                backend=backend,
-                reason=getattr(error, "reason", "too_slow"),
-                why=str(error),
-            )
-
-    async def undo(self, client: ClientId, backend: BackendId, session: SessionId) -> None:
-        """End an app that a host has started, or may have, for a session that is none."""
-        if self._pairing.knows(client, backend):
-            with trio.CancelScope(shield=True):
-                await self.cancel(client, backend, session, edge_query, timeout_s=undo_timeout_s)
+        except trio.TooSlowError:
+            return HostUnavailable("host_timeout", f"{backend} took longer than {timeout_s:g} s")
+        except (EdgeError, StoreError, ProtocolError) as error:
+            return error
+        return None
 
     async def _ask(self, client: ClientId, backend: BackendId, request: HostRequest) -> Answer:
         context = await self._pairing.context_for(client, backend)

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from backends.model import BackendId
 from moonlight.applist import App
 from moonlight.xml import Answer
-from proxy import play as play_module
+from proxy import host_apps
 from proxy.fleet import Fleet
 from proxy.hosts import HostRequest, ask_xml
 from simulator.config import Traps
@@ -218,7 +218,7 @@ async def test_a_host_that_dies_during_the_launch_is_told_plainly(
                 deployment.hosts["one"].crash()
             return await ask_xml(fleet, backend, request, tls)
 
-        monkeypatch.setattr(play_module, "ask_xml", ask_and_see_it_die)
+        monkeypatch.setattr(host_apps, "ask_xml", ask_and_see_it_die)
 
         with capture_logs() as logs, pytest.raises(ClientFailed, match="did not start the app"):
             await client.stream()
