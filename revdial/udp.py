@@ -58,7 +58,7 @@ class DatagramCounters:
     send_failed: int = 0
     """Dropped for any other reason, as when there is no route."""
     receive_refused: int = 0
-    """"Port unreachable" seen while reading."""
+    """"Port unreachable" and its like, seen while reading."""
     segmentation_fallbacks: int = 0
     """1 once this socket has given up segmentation offload."""
 
@@ -189,9 +189,13 @@ class DatagramSocket:
                 data, ancillary, _, sender = self._socket.recvmsg(_READ_BYTES, _ANCILLARY_BYTES)
             except BlockingIOError:
                 return
-            except ConnectionRefusedError:
-                # The kernel tells once per "port unreachable"; the next read goes on.
+            except OSError as error:
+                if self.closed:
+                    raise trio.ClosedResourceError("this UDP socket is closed") from error
+                # The kernel tells once per ICMP error about what was sent ("port unreachable",
+                # "administratively prohibited", …); the next read goes on.
                 self.counters.receive_refused += 1
+                total += 1
                 continue
             run = Run(_segment_size(ancillary, len(data)), memoryview(data))
             self.counters.received += len(run)

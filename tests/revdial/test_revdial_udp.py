@@ -102,6 +102,17 @@ async def test_port_unreachable_while_reading_is_counted_and_passed_over(
     assert sock.counters.receive_refused == 1
 
 
+@pytest.mark.parametrize("code", [errno.EHOSTUNREACH, errno.ENOPROTOOPT, errno.ENETUNREACH])
+async def test_a_firewall_that_rejects_ends_no_flow(
+    scripted: tuple[Scripted, DatagramSocket], code: int
+) -> None:
+    """Many firewalls say "administratively prohibited" where others say "port unreachable"."""
+    script, sock = scripted
+    script.script = [b"a", OSError(code, "ICMP"), b"b"]
+    assert [bytes(run.data) for run in await sock.receive_batch()] == [b"ab"]
+    assert sock.counters.receive_refused == 1
+
+
 @given(st.integers(1, 3000), st.integers(1, 65_535))
 def test_one_call_never_takes_more_than_any_kernel_allows(size: int, total: int) -> None:
     run = Run(min(size, total), memoryview(bytes(total)))
