@@ -98,7 +98,7 @@ class ClientFlow:
         self._bound_at = -math.inf
         self._left = False
         self._waiting: deque[bytes] = deque(maxlen=max_waiting_datagrams)
-        self._on_stray: Callable[[Arrival], None] = lambda _: None
+        self._on_stray: Callable[[Arrival], None] = self._drop_stray
 
     def offer(self, arrival: Arrival) -> bool:
         """Take a datagram that proves this flow and came to the shared port.
@@ -155,6 +155,9 @@ class ClientFlow:
         else:
             self._on_stray(arrival)
 
+    def _drop_stray(self, _: Arrival) -> None:
+        self.dropped["stray"] += 1
+
     async def run(self, on_stray: Callable[[Arrival], None]) -> FlowEnd:
         """Carry datagrams both ways; return why it ended. Cancelling closes everything.
 
@@ -163,8 +166,12 @@ class ClientFlow:
 
         """
         self._on_stray = on_stray
+        next_dial_at = -math.inf
         try:
             while True:
+                # A tunnel that takes every dial and breaks it at once must not keep us busy.
+                await trio.sleep_until(max(next_dial_at, trio.current_time()))
+                next_dial_at = trio.current_time() + redial_pause_s
                 try:
                     with trio.fail_after(self._tunnel_grace_s):
                         channel = await self._dial()

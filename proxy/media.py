@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import structlog
 import trio
@@ -23,6 +25,7 @@ from proxy.sessions import SessionId
 from proxy.udp_port import Arrival, Endpoint, UdpPort
 
 _log = structlog.get_logger()
+_Key = TypeVar("_Key")
 
 
 @dataclass(slots=True)
@@ -68,15 +71,17 @@ class Media:
             Flow.AUDIO: lambda arrival: self._on_ping(Flow.AUDIO, arrival),
             Flow.CONTROL: self._on_control,
         }
-        opened = [
-            (UdpPort(address, port), handlers[flow])
-            for address in addresses
-            for flow, port in ports.items()
-        ]
-        async with trio.open_nursery() as nursery:
-            for port_, handler in opened:
-                nursery.start_soon(port_.run, handler)
-            task_status.started()
+        opened: list[tuple[UdpPort, Callable[[Arrival], None]]] = []
+        with ExitStack() as closing:
+            for address in addresses:
+                for flow, number in ports.items():
+                    port = UdpPort(address, number)
+                    closing.callback(port.close)
+                    opened.append((port, handlers[flow]))
+            async with trio.open_nursery() as nursery:
+                for port, handler in opened:
+                    nursery.start_soon(port.run, handler)
+                task_status.started()
 
     def add(self, flow: ClientFlow) -> None:
         """Start a flow, in place of the session's former one of the same kind."""
@@ -122,9 +127,9 @@ class Media:
         if running is not None:
             self.dropped.update(running.flow.drops())
             self._ended[session, kind] = running.flow
-            self._by_secret.pop((kind, running.flow.secret), None)
-            if (where := running.flow.last_seen_at) is not None:
-                self._unclaimed.pop(where, None)
+            _forget(self._by_secret, (kind, running.flow.secret), running.flow)
+            if running.flow.last_seen_at is not None:
+                _forget(self._unclaimed, running.flow.last_seen_at, running.flow)
             running.cancel.cancel()
 
     async def _run(self, running: _Running) -> None:
@@ -186,3 +191,9 @@ class Media:
             self.dropped["unknown_secret"] += 1
         elif not flow.offer(arrival):
             self.dropped["rebinding_too_often"] += 1
+
+
+def _forget(table: dict[_Key, ClientFlow], key: _Key, flow: ClientFlow) -> None:
+    """Take a flow out of a table, unless its place has gone to another."""
+    if table.get(key) is flow:
+        del table[key]

@@ -19,6 +19,8 @@ from revdial.udp import default_buffer_bytes
 
 max_datagram_bytes: Final = 65_535
 max_datagrams_a_turn: Final = 64
+# More than a socket's receive buffer holds.
+max_stray_datagrams: Final = 8_192
 _ancillary_bytes: Final = 128
 _in_pktinfo: Final = struct.Struct("=I4s4s")
 _in6_pktinfo: Final = struct.Struct("=16sI")
@@ -72,7 +74,11 @@ class UdpPort:
                     on_arrival(arrival)
                 await trio.lowlevel.checkpoint()
         finally:
-            self._socket.close()
+            self.close()
+
+    def close(self) -> None:
+        """Close the port; nobody may be reading it any more."""
+        self._socket.close()
 
     def _drain(self) -> Iterator[Arrival]:
         for _ in range(max_datagrams_a_turn):
@@ -110,10 +116,11 @@ def connect_socket(
     try:
         taken.bind((local.ip, local.port))
         taken.connect((client.ip, client.port))
-        for _ in range(max_datagrams_a_turn):
+        # All of them, and no more can come: what stayed would pass for the client's own.
+        for _ in range(max_stray_datagrams):
             try:
                 datagram, source = taken.recvfrom(max_datagram_bytes)
-            except OSError:
+            except BlockingIOError:
                 break
             on_stray(Arrival(datagram, Endpoint(source[0], source[1]), local))
     except OSError:
