@@ -13,6 +13,7 @@ import structlog
 import trio
 
 from proxy.errors import StartFailed
+from proxy.networks import network_of
 
 _log = structlog.get_logger()
 
@@ -86,13 +87,14 @@ class Doors:
             connection = Connection(stream, _plain(peer[0]), _plain(local[0]), local[1])
             if self.open_connections >= self._max_connections:
                 self.refused["too_many_connections"] += 1
-            elif self._open[connection.address] >= self._max_per_address:
+            elif self._open[network_of(connection.address)] >= self._max_per_address:
                 self.refused["too_many_from_address"] += 1
             else:
                 await self._serve_admitted(connection, handler)
 
     async def _serve_admitted(self, connection: Connection, handler: Serve) -> None:
-        self._open[connection.address] += 1
+        network = network_of(connection.address)
+        self._open[network] += 1
         try:
             await handler(connection)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -100,9 +102,9 @@ class Doors:
         except Exception:
             _log.exception("connection_failed", client_address=connection.address)
         finally:
-            self._open[connection.address] -= 1
-            if not self._open[connection.address]:
-                del self._open[connection.address]
+            self._open[network] -= 1
+            if not self._open[network]:
+                del self._open[network]
 
 
 async def open_doors(addresses: Iterable[str], port: int) -> list[trio.SocketListener]:
