@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, Final
 
 import msgspec
 import structlog
+import trio
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -34,6 +36,7 @@ from proxy.sessions import Session, SessionId
 _log = structlog.get_logger()
 
 max_body_bytes: Final = 4_096
+body_timeout_s: Final = 10.0
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -116,7 +119,7 @@ class AdminApi:
     async def _confirm_pairing(self, request: Request) -> Response:
         try:
             body = msgspec.json.decode(await _body(request), type=_Pin)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeError):
             return _problem(400, "bad_body", 'The body has to be {"pin": "1234"}.')
         outcome = await self._desk.confirm(AttemptId(request.path_params["id"]), body.pin)
         return JSONResponse({"outcome": str(outcome)})
@@ -214,10 +217,17 @@ class AdminApi:
 
 async def _body(request: Request) -> bytes:
     body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_body_bytes:
-            raise Refused(413, "body_too_large", f"At most {max_body_bytes} bytes.")
+    try:
+        with trio.fail_after(body_timeout_s):
+            async with aclosing(request.stream()) as chunks:
+                async for chunk in chunks:
+                    body += chunk
+                    if len(body) > max_body_bytes:
+                        raise Refused(413, "body_too_large", f"At most {max_body_bytes} bytes.")
+    except trio.TooSlowError:
+        raise Refused(408, "body_too_slow", f"The body took over {body_timeout_s:g} s.") from None
+    except ClientDisconnect:
+        raise Refused(400, "body_cut_short", "The body ended before its end.") from None
     return body
 
 
