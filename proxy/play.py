@@ -346,6 +346,7 @@ class Play:
         rtsp_port = self._rtsp_port(address, session.id)
         self._flows.stop(session.id)
         session.flows.clear()
+        session.control_client = None
         session.client_address = address
         session.host_rtsp = host_url
         session.rtsp_port = rtsp_port

@@ -505,6 +505,25 @@ async def test_connect_data_binds_the_control_flow_and_the_rest_passes(
     assert await client.receive() == b"answer"
 
 
+async def test_a_goodbye_reaches_the_host_and_its_answer_the_client_before_the_flow_ends(
+    edge: Edge, tunnels: Tunnels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_flow, "goodbye_linger_s", 0.1)
+    edge.media.add(flow(tunnels, kind=Flow.CONTROL, secret=7))
+    client = await edge.client(Flow.CONTROL)
+    await client.send(connect(7))
+    channel = await tunnels.channel()
+    await channel.until_host_heard(1)
+    goodbye = b"\x00\x01" + bytes([0x44, 0xFF, 0, 9]) + bytes(4)
+    await client.send(goodbye)
+    assert (await channel.until_host_heard(2))[1] == goodbye
+    channel.from_host(b"acknowledged")
+    assert await client.receive() == b"acknowledged"
+    with trio.fail_after(5):
+        await edge.end.wait()
+    assert edge.ended == [(SessionId("a"), Flow.CONTROL, FlowEnd.CLIENT_LEFT)]
+
+
 async def test_connect_data_is_not_enough_from_an_address_that_has_proven_nothing(
     edge: Edge, tunnels: Tunnels
 ) -> None:

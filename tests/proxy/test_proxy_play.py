@@ -441,6 +441,7 @@ async def test_launching_the_running_app_goes_on_with_it(
     await play.launch(PHONE, HOME, launch_query(GAME))
     (one,) = play.sessions
     one.flows[Flow.VIDEO] = FlowTerms(47998, "x" * 16, None)
+    one.control_client = (HOME, 50_000)
     answer = await play.launch(PHONE, "198.51.100.7", launch_query(GAME))
     assert answer.text("gamesession") == "1"
     assert host.paths == ["/launch", "/resume"]
@@ -449,6 +450,7 @@ async def test_launching_the_running_app_goes_on_with_it(
     assert str(one.host_rtsp) == "rtsp://203.0.113.10:48010"
     assert one.client_address == "198.51.100.7"
     assert one.flows == {}
+    assert one.control_client is None, "a late datagram of the former connection proves nothing"
     assert flows.stopped == [one.id]
     assert taken(fleet) == 1
 
@@ -648,6 +650,16 @@ async def test_news_of_a_session_that_has_ended_does_not_bring_it_back(
     await play.pause(one.id, "test")
     assert not await play.end(one.id, "test")
     assert store.sessions == {}
+
+
+async def test_where_control_comes_from_is_kept_for_a_restart(play: Play, store: FakeStore) -> None:
+    await play.launch(PHONE, HOME, launch_query(GAME))
+    (one,) = play.sessions
+    await play.note_control_client(one.id, (HOME, 50_000))
+    assert one.control_client == (HOME, 50_000)
+    assert store.sessions[one.id].details == to_record(one).details
+    await play.note_control_client(SessionId("gone"), (HOME, 50_000))
+    assert store.sessions.keys() == {one.id}
 
 
 async def test_a_store_that_is_away_stops_no_stream(play: Play, store: FakeStore) -> None:

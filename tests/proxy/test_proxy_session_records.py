@@ -54,6 +54,7 @@ sessions = st.builds(
     since=st.just(42.0),
     reservation=st.just(RESERVATION),
     flows=st.dictionaries(st.sampled_from(Flow), terms),
+    control_client=st.none() | st.tuples(st.ip_addresses().map(str), ports),
     started_at=st.datetimes(timezones=st.just(UTC)),
 )
 
