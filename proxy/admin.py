@@ -153,16 +153,21 @@ class AdminApi:
         return Response(status_code=204)
 
     async def _list_sessions(self, request: Request) -> Response:
-        return JSONResponse([self._session(session) for session in self._play.sessions])
+        regions = {backend.id: backend.region for backend in self._fleet.backends()}
+        return JSONResponse(
+            [
+                self._session(session, regions.get(session.backend))
+                for session in self._play.sessions
+            ]
+        )
 
-    def _session(self, session: Session) -> dict[str, Any]:
-        backend = self._fleet.backend(session.backend)
+    def _session(self, session: Session, region: str | None) -> dict[str, Any]:
         return {
             "id": session.id,
             "client": session.client,
             "client_address": session.client_address,
             "backend": session.backend,
-            "region": None if backend is None else backend.region,
+            "region": region,
             "app": session.app_title,
             "mode": session.mode,
             "state": str(session.state),

@@ -55,6 +55,8 @@ _log = structlog.get_logger()
 
 # Clients wait 30 s for it (and 120 s for a launch): nothing may happen after that.
 resume_timeout_s: Final = 25.0
+# How long a launch believes in the return of an agent before it gives the session up.
+agent_return_timeout_s: Final = 5.0
 _label_bytes: Final = 10
 
 
@@ -109,7 +111,7 @@ class Play:
         request = _parsed(query, resume=False)
         async with self._alone(client, timeout_s=self._config.sessions.launch_timeout_s):
             running = self.sessions.of_client(client)
-            if running is not None and not self._is_lost(running):
+            if running is not None and not await self._is_lost(running):
                 if running.app_id != request.app_id:
                     raise Refused(
                         400,
@@ -367,7 +369,10 @@ class Play:
                 503, "no_rtsp_port", "Too many people play from your network at once."
             ) from error
 
-    def _is_lost(self, session: Session) -> bool:
+    async def _is_lost(self, session: Session) -> bool:
+        """Tell whether a session's backend is gone; an agent may just be dialling anew."""
+        with trio.move_on_after(agent_return_timeout_s):
+            await self._fleet.wait_for_tunnel(session.backend)
         return self._fleet.backend(session.backend) is None
 
     async def _end(self, session: Session, why: str) -> None:

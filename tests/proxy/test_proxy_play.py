@@ -33,7 +33,7 @@ from proxy.config import ProxyConfig
 from proxy.errors import HostIdentityChanged, HostRefused, HostUnavailable, Refused
 from proxy.fleet import Fleet
 from proxy.host_pairing import HostPairing
-from proxy.play import Play
+from proxy.play import Play, agent_return_timeout_s
 from proxy.session_records import to_record
 from proxy.sessions import FlowTerms, SessionId, SessionState
 from revdial.errors import DialRefused
@@ -466,7 +466,12 @@ async def test_another_app_is_refused_by_the_name_of_the_running_one(
 
 
 async def test_a_session_lost_with_its_backend_gives_way_to_a_new_launch(
-    config: ProxyConfig, store: FakeStore, host: Host, flows: FakeFlows, nursery: trio.Nursery
+    config: ProxyConfig,
+    store: FakeStore,
+    host: Host,
+    flows: FakeFlows,
+    nursery: trio.Nursery,
+    autojump_clock: trio.testing.MockClock,
 ) -> None:
     fleet = new_fleet(store)
     play = Play(config, store, fleet, cast("HostPairing", NoTls()), flows)
@@ -481,6 +486,33 @@ async def test_a_session_lost_with_its_backend_gives_way_to_a_new_launch(
     assert one.backend == "agent-2/wolf"
     assert flows.forgotten == [lost.id]
     assert store.sessions.keys() == {one.id}
+
+
+async def test_a_session_outlives_an_agent_that_is_just_dialling_anew(
+    config: ProxyConfig,
+    store: FakeStore,
+    host: Host,
+    flows: FakeFlows,
+    nursery: trio.Nursery,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    fleet = new_fleet(store)
+    play = Play(config, store, fleet, cast("HostPairing", NoTls()), flows)
+    async with serving(fleet, FakeTunnel(nursery, "agent-1", on_stream=host.on_stream)):
+        await play.launch(PHONE, HOME, launch_query(GAME))
+        (before,) = play.sessions
+
+    async def come_back(*, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        await trio.sleep(agent_return_timeout_s / 2)
+        async with serving(fleet, FakeTunnel(nursery, "agent-1", on_stream=host.on_stream)):
+            await trio.sleep_forever()
+
+    await nursery.start(come_back)
+    await play.launch(PHONE, HOME, launch_query(GAME))
+
+    assert [session.id for session in play.sessions] == [before.id]
+    assert host.paths == ["/launch", "/resume"]
 
 
 async def test_resume_goes_to_where_the_app_runs(
