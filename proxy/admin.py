@@ -31,6 +31,7 @@ from proxy.media import Media
 from proxy.nvhttp import NvHttp
 from proxy.pairing_desk import Attempt, AttemptId, PairingDesk
 from proxy.play import Play
+from proxy.session_keeper import SessionKeeper
 from proxy.sessions import Session, SessionId
 
 _log = structlog.get_logger()
@@ -58,6 +59,7 @@ class AdminApi:
         store: Store,
         fleet: Fleet,
         desk: PairingDesk,
+        keeper: SessionKeeper,
         play: Play,
         media: Media,
         nvhttp: NvHttp,
@@ -67,6 +69,7 @@ class AdminApi:
         self._store = store
         self._fleet = fleet
         self._desk = desk
+        self._keeper = keeper
         self._play = play
         self._media = media
         self._nvhttp = nvhttp
@@ -138,7 +141,7 @@ class AdminApi:
                     "name": client.name,
                     "user": client.user,
                     "paired_at": client.paired_at.isoformat(),
-                    "app": self._play.current_app(ClientId(client.id)) or None,
+                    "app": self._keeper.table.current_app(ClientId(client.id)) or None,
                 }
                 for client in clients
             ]
@@ -155,10 +158,7 @@ class AdminApi:
     async def _list_sessions(self, request: Request) -> Response:
         regions = {backend.id: backend.region for backend in self._fleet.backends()}
         return JSONResponse(
-            [
-                self._session(session, regions.get(session.backend))
-                for session in self._play.sessions
-            ]
+            [self._session(session, regions.get(session.backend)) for session in self._keeper.table]
         )
 
     def _session(self, session: Session, region: str | None) -> dict[str, Any]:

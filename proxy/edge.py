@@ -40,6 +40,7 @@ from proxy.nvhttp import NvHttp
 from proxy.pairing_desk import PairingDesk
 from proxy.play import Play
 from proxy.rtsp import RtspProxy
+from proxy.session_keeper import SessionKeeper
 from proxy.sessions import FlowTerms, Session, SessionId, SessionState
 from proxy.translation import ConnectTranslation, PingTranslation, Translation
 from proxy.udp_port import Endpoint
@@ -60,6 +61,7 @@ class RunningEdge:
     """What a running edge lets its process, or a test, do and see."""
 
     play: Play
+    keeper: SessionKeeper
     fleet: Fleet
     media: Media
     desk: PairingDesk
@@ -74,7 +76,7 @@ class RunningEdge:
         """Take no new launches and wait until nobody streams, or `timeout_s` have gone by."""
         self.play.accepting = False
         with trio.move_on_after(timeout_s):
-            await self.play.wait_until_quiet()
+            await self.keeper.wait_until_quiet()
 
 
 async def run_edge(
@@ -131,7 +133,8 @@ class _Edge:
         self._tunnel_counters = Counters()
         self._media = Media(nursery, on_end=self._on_flow_end)
         pairing = HostPairing(store, self._fleet)
-        self._play = Play(config, store, self._fleet, pairing, self._media)
+        self._keeper = SessionKeeper(config, store, self._fleet, self._media)
+        self._play = Play(config, self._keeper, self._fleet, pairing)
         self._desk = PairingDesk(
             identity,
             max_pending=config.pairing.max_pending,
@@ -144,6 +147,7 @@ class _Edge:
             store,
             self._fleet,
             self._desk,
+            self._keeper,
             self._play,
             pairing,
             Assets(self._fleet, pairing),
@@ -155,7 +159,7 @@ class _Edge:
             keep_alive_timeout_s=config.limits.keep_alive_timeout_s,
         )
         self._rtsp = RtspProxy(
-            self._play,
+            self._keeper,
             self._fleet,
             self._udp_ports,
             self._start_flow,
@@ -169,10 +173,10 @@ class _Edge:
     async def start(self, stopped: trio.Event) -> RunningEdge:
         """Open every port and take up old sessions; what was started runs on in the nursery."""
         await self._fleet.load_drains()
-        await self._play.restore()
+        await self._keeper.restore()
         await self._open_agents_port()
         await self._open_udp()
-        for session in self._play.sessions:
+        for session in self._keeper.table:
             for flow, terms in session.flows.items():
                 if session.state is not SessionState.PAUSED:
                     self._start_flow(session, flow, terms)
@@ -189,6 +193,7 @@ class _Edge:
         )
         return RunningEdge(
             play=self._play,
+            keeper=self._keeper,
             fleet=self._fleet,
             media=self._media,
             desk=self._desk,
@@ -240,7 +245,7 @@ class _Edge:
 
     async def _open_admin(self) -> None:
         collector = EdgeCollector(
-            play=self._play,
+            sessions=self._keeper.table,
             fleet=self._fleet,
             media=self._media,
             doors=self._doors,
@@ -251,6 +256,7 @@ class _Edge:
             store=self._store,
             fleet=self._fleet,
             desk=self._desk,
+            keeper=self._keeper,
             play=self._play,
             media=self._media,
             nvhttp=self._nvhttp,
@@ -273,7 +279,7 @@ class _Edge:
         def note_client(client: Endpoint) -> None:
             if kind is Flow.CONTROL:
                 where = (client.ip, client.port)
-                self._nursery.start_soon(self._play.note_control_client, session.id, where)
+                self._nursery.start_soon(self._keeper.note_control_client, session.id, where)
 
         last_seen_at = None
         if kind is Flow.CONTROL and session.control_client is not None:
@@ -296,12 +302,12 @@ class _Edge:
     def _on_flow_end(self, session: SessionId, kind: Flow, end: FlowEnd) -> None:
         _log.info("flow_ended", session=session, flow=str(kind), why=str(end))
         if kind is Flow.CONTROL:
-            self._nursery.start_soon(self._play.pause, session, str(end))
+            self._nursery.start_soon(self._keeper.pause, session, str(end))
 
     async def _sweep(self) -> None:
         while True:
             await trio.sleep(sweep_interval_s)
-            await self._play.pause_abandoned()
+            await self._keeper.pause_abandoned()
             try:
                 await self._fleet.load_drains()
             except StoreError as error:

@@ -13,8 +13,7 @@ from prometheus_client.registry import Collector
 from proxy.doors import Doors
 from proxy.fleet import Fleet
 from proxy.media import Media
-from proxy.play import Play
-from proxy.sessions import SessionState
+from proxy.sessions import SessionState, SessionTable
 from revdial.observer import Counters
 
 _namespace: Final = "moonhost"
@@ -24,9 +23,9 @@ class EdgeCollector(Collector):
     """Turns the edge's own counters into metrics; labels hold only names that the edge gives."""
 
     def __init__(
-        self, *, play: Play, fleet: Fleet, media: Media, doors: Doors, tunnels: Counters
+        self, *, sessions: SessionTable, fleet: Fleet, media: Media, doors: Doors, tunnels: Counters
     ) -> None:
-        self._play = play
+        self._sessions = sessions
         self._fleet = fleet
         self._media = media
         self._doors = doors
@@ -34,7 +33,7 @@ class EdgeCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Read everything once."""
-        states = Counter(session.state for session in self._play.sessions)
+        states = Counter(session.state for session in self._sessions)
         yield _gauge(
             "sessions",
             "Sessions by state.",

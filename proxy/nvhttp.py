@@ -26,6 +26,7 @@ from proxy.fleet import Fleet
 from proxy.host_pairing import HostPairing
 from proxy.pairing_desk import PairingDesk
 from proxy.play import Play
+from proxy.session_keeper import SessionKeeper
 
 _log = structlog.get_logger()
 
@@ -87,6 +88,7 @@ class NvHttp:
         store: Store,
         fleet: Fleet,
         desk: PairingDesk,
+        keeper: SessionKeeper,
         play: Play,
         pairing: HostPairing,
         assets: Assets,
@@ -96,6 +98,7 @@ class NvHttp:
         self._store = store
         self._fleet = fleet
         self._desk = desk
+        self._keeper = keeper
         self._play = play
         self._pairing = pairing
         self._assets = assets
@@ -215,7 +218,7 @@ class NvHttp:
         )
 
     def _serverinfo(self, caller: Caller, client: ClientId | None) -> Reply:
-        current = 0 if client is None else self._play.current_app(client)
+        current = 0 if client is None else self._keeper.table.current_app(client)
         info = ServerInfo(
             hostname=self._config.name,
             unique_id=self._unique_id,
@@ -240,14 +243,14 @@ class NvHttp:
 
     async def forget_client(self, client: ClientId) -> bool:
         """Unpair a client and end its session; False if it is not paired."""
-        session = self._play.sessions.of_client(client)
+        session = self._keeper.table.of_client(client)
         if session is not None:
             # Now, since once its identity is deleted nobody could end its app at the host.
             await self._play.end_at_host(session.id)
         forgotten = await self._store.delete_client(client)
         self._pairing.forget_client(client)
-        if (launched := self._play.sessions.of_client(client)) is not None:
-            await self._play.end(launched.id, "client_unpaired")
+        if (launched := self._keeper.table.of_client(client)) is not None:
+            await self._keeper.end(launched, "client_unpaired")
         if forgotten:
             _log.info("client_unpaired", client=client[:12])
         return forgotten

@@ -5,20 +5,16 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 import trio
 
 from backends.apps import CatalogueApp, normalise_title
-from backends.errors import NoBackend, StoreError
+from backends.errors import NoBackend
 from backends.model import Backend, BackendId
-from backends.records import StickyRecord
 from backends.selection import LaunchIntent
-from backends.store import Store
-from moonlight.errors import Malformed, ProtocolError
-from moonlight.flows import Flow
+from moonlight.errors import Malformed
 from moonlight.http import Query
 from moonlight.identity import ClientId
 from moonlight.launch import (
@@ -41,15 +37,8 @@ from proxy.host_apps import HostApps, cancel_timeout_s, edge_query, host_refused
 from proxy.host_pairing import HostPairing
 from proxy.hosts import HostRequest
 from proxy.keyed_locks import KeyedLocks
-from proxy.session_records import from_record, to_record
-from proxy.sessions import (
-    FlowTerms,
-    Session,
-    SessionId,
-    SessionState,
-    SessionTable,
-    new_session_id,
-)
+from proxy.session_keeper import SessionKeeper
+from proxy.sessions import Session, SessionId, SessionState, new_session_id
 
 _log = structlog.get_logger()
 
@@ -60,46 +49,28 @@ agent_return_timeout_s: Final = 5.0
 _label_bytes: Final = 10
 
 
-class SessionFlows(Protocol):
-    """What `Play` has to say about media."""
-
-    def stop(self, session: SessionId) -> None:
-        """Stop the flows of a session."""
-
-    def forget(self, session: SessionId) -> None:
-        """Stop the flows of a session that has ended."""
-
-
 class Play:
-    """What clients do with apps. Sessions change here and nowhere else.
+    """What clients do with apps: one request of a client at a time.
 
     Args:
         config: the edge's configuration.
-        store: where sessions, pairings and stickiness are kept.
+        keeper: the sessions.
         fleet: the backends.
         pairing: gives clients their identities at hosts.
-        flows: the media of sessions.
 
     """
 
     def __init__(
-        self,
-        config: ProxyConfig,
-        store: Store,
-        fleet: Fleet,
-        pairing: HostPairing,
-        flows: SessionFlows,
+        self, config: ProxyConfig, keeper: SessionKeeper, fleet: Fleet, pairing: HostPairing
     ) -> None:
         self._config = config
-        self._store = store
+        self.keeper = keeper
+        self._sessions = keeper.table
         self._fleet = fleet
         self._host_apps = HostApps(fleet, pairing)
-        self._flows = flows
         self._client_locks: KeyedLocks[ClientId] = KeyedLocks()
-        self.sessions = SessionTable(config.listen.rtsp_port_range)
         self.accepting = True
         """False once the edge drains: no new launches, sessions go on."""
-        self._fewer = trio.Event()
 
     async def launch(self, client: ClientId, address: str, query: Query) -> Answer:
         """Launch an app, or go on with it if this client's session runs it already.
@@ -110,7 +81,7 @@ class Play:
         """
         request = _parsed(query, resume=False)
         async with self._alone(client, timeout_s=self._config.sessions.launch_timeout_s):
-            running = self.sessions.of_client(client)
+            running = self._sessions.of_client(client)
             if running is not None and not await self._is_lost(running):
                 if running.app_id != request.app_id:
                     raise Refused(
@@ -121,7 +92,7 @@ class Play:
                 url = await self._resume(running, address, request)
                 return launch_answer(url)
             if running is not None:
-                await self._end(running, "backend_gone")
+                await self.keeper.end(running, "backend_gone")
             return launch_answer(await self._launch(client, address, request))
 
     async def resume(self, client: ClientId, address: str, query: Query) -> Answer:
@@ -133,7 +104,7 @@ class Play:
         """
         request = _parsed(query, resume=True)
         async with self._alone(client, timeout_s=resume_timeout_s):
-            session = self.sessions.of_client(client)
+            session = self._sessions.of_client(client)
             if session is None:
                 raise Refused(503, "nothing_to_resume", "No app is running for you any more.")
             return resume_answer(await self._resume(session, address, request))
@@ -141,99 +112,29 @@ class Play:
     async def cancel(self, client: ClientId, query: Query) -> Answer:
         """End the client's app: at the host if it can be reached, and here in any case."""
         async with self._alone(client, timeout_s=cancel_timeout_s):
-            session = self.sessions.of_client(client)
+            session = self._sessions.of_client(client)
             if session is not None:
                 await self._end_at_host(session, query)
         return cancel_answer()
 
     async def end_at_host(self, session_id: SessionId) -> bool:
         """End a session as its client's cancel would; False if there is none of that id."""
-        session = self.sessions.get(session_id)
+        session = self._sessions.get(session_id)
         if session is None:
             return False
         async with self._alone(session.client, timeout_s=cancel_timeout_s):
-            if self.sessions.get(session_id) is not None:
+            if self._sessions.get(session_id) is not None:
                 await self._end_at_host(session, edge_query)
         return True
 
     async def _end_at_host(self, session: Session, query: Query) -> None:
         await self._host_apps.cancel(session.client, session.backend, session.id, query)
-        await self._end(session, "cancelled")
-
-    def current_app(self, client: ClientId) -> int:
-        """Return the id of the app that runs for a client, 0 for none."""
-        session = self.sessions.of_client(client)
-        return 0 if session is None else session.app_id
-
-    async def end(self, session_id: SessionId, why: str) -> bool:
-        """Forget a session and stop its media; False if there is none of that id."""
-        session = self.sessions.get(session_id)
-        if session is not None:
-            await self._end(session, why)
-        return session is not None
-
-    async def pause(self, session_id: SessionId, why: str) -> None:
-        """Note that a session's client is gone; the app goes on and can be resumed."""
-        session = self.sessions.get(session_id)
-        if session is not None and session.state is not SessionState.PAUSED:
-            self._flows.stop(session.id)
-            session.move_to(SessionState.PAUSED, trio.current_time())
-            self._note_fewer()
-            _log.info("session_paused", session=session.id, why=why)
-            await self._write(session)
-
-    async def note_flow(self, session: Session, kind: Flow, terms: FlowTerms) -> None:
-        """Keep what the RTSP handshake settled for a flow."""
-        session.flows[kind] = terms
-        await self._write(session)
-
-    async def note_control_client(self, session_id: SessionId, client: tuple[str, int]) -> None:
-        """Keep where a client's control connection comes from, for an edge that restarts."""
-        session = self.sessions.get(session_id)
-        if session is not None and session.control_client != client:
-            session.control_client = client
-            await self._write(session)
-
-    async def note_streaming(self, session: Session) -> None:
-        """Note that the host accepted PLAY."""
-        session.move_to(SessionState.STREAMING, trio.current_time())
-        _log.info("session_streaming", session=session.id, backend=session.backend)
-        await self._write(session)
-
-    async def wait_until_quiet(self) -> None:
-        """Wait until no session streams or is about to."""
-        while any(session.state is not SessionState.PAUSED for session in self.sessions):
-            await self._fewer.wait()
-
-    def _note_fewer(self) -> None:
-        self._fewer.set()
-        self._fewer = trio.Event()
-
-    async def pause_abandoned(self) -> None:
-        """Pause the sessions whose client launched and then never came."""
-        deadline = trio.current_time() - self._config.sessions.launch_window_s
-        for session in self.sessions:
-            if session.state is SessionState.LAUNCHED and session.since < deadline:
-                await self.pause(session.id, "no_handshake")
-
-    async def restore(self) -> None:
-        """Take up the sessions that an earlier edge process left in the store."""
-        for record in await self._store.list_sessions():
-            reservation = self._fleet.restore(record.backend_id)
-            try:
-                session = from_record(record, reservation, now=trio.current_time())
-                self.sessions.add(session)
-            except (ValueError, ProtocolError):
-                self._fleet.release(reservation)
-                await self._store.delete_session(record.id)
-                _log.warning("session_in_the_store_is_of_another_version", session=record.id)
-            else:
-                _log.info("session_restored", session=session.id, backend=session.backend)
+        await self.keeper.end(session, "cancelled")
 
     async def _launch(self, client: ClientId, address: str, request: LaunchRequest) -> RtspUrl:
         if not self.accepting:
             raise Refused(503, "draining", "This server is about to restart. Try again soon.")
-        if len(self.sessions) >= self._config.sessions.max_sessions:
+        if len(self._sessions) >= self._config.sessions.max_sessions:
             raise Refused(503, "too_many_sessions", "This server is full. Please try again later.")
         app = await self._app(request)
         try:
@@ -262,7 +163,7 @@ class Play:
                     since=trio.current_time(),
                     reservation=reservation,
                 )
-                await self._begin(session)
+                await self.keeper.begin(session)
             except BaseException:
                 await self._host_apps.undo(client, backend, session_id)
                 raise
@@ -299,34 +200,14 @@ class Play:
             await self._host_apps.undo(client, backend, session_id)
             raise
 
-    async def _begin(self, session: Session) -> None:
-        self.sessions.add(session)
-        try:
-            expires_at = datetime.now(UTC) + timedelta(seconds=self._config.selection.sticky_ttl_s)
-            await self._store.put_sticky(StickyRecord(session.client, session.backend, expires_at))
-            # Last, so that no session stays in the store that is none.
-            await self._store.put_session(to_record(session))
-        except BaseException:
-            self.sessions.remove(session.id)
-            raise
-        self._fleet.started(session.reservation)
-        _log.info(
-            "session_launched",
-            session=session.id,
-            client=session.client[:12],
-            client_address=session.client_address,
-            backend=session.backend,
-            app=session.app_title,
-            mode=session.mode,
-            rtsp_port=session.rtsp_port,
-        )
-
     async def _resume(self, session: Session, address: str, request: LaunchRequest) -> RtspUrl:
         query = request.query
         timeout_s = resume_timeout_s
         if not request.resume:
             query = await self._as_host_query(session, request)
             timeout_s = self._config.sessions.launch_timeout_s
+        elif query.get("mode") is None:  # moonlight-python sends none
+            query = query.replaced(mode=session.mode)
         asked = HostRequest("/resume", query, session.id, timeout_s=timeout_s)
         try:
             with trio.fail_after(timeout_s):
@@ -339,22 +220,14 @@ class Play:
             ) from error
         except HostRefused as error:
             await self._host_apps.undo(session.client, session.backend, session.id)
-            await self._end(session, "gone_at_host")
+            await self.keeper.end(session, "gone_at_host")
             raise Refused(
                 503, error.reason, f'"{session.app_title}" is not running any more. Start it anew.'
             ) from error
-        if self.sessions.get(session.id) is not session:
+        if self._sessions.get(session.id) is not session:
             raise Refused(503, "session_ended", f'"{session.app_title}" has just been ended.')
         rtsp_port = self._rtsp_port(address, session.id)
-        self._flows.stop(session.id)
-        session.flows.clear()
-        session.control_client = None
-        session.client_address = address
-        session.host_rtsp = host_url
-        session.rtsp_port = rtsp_port
-        session.move_to(SessionState.LAUNCHED, trio.current_time())
-        _log.info("session_resumed", session=session.id, rtsp_port=session.rtsp_port)
-        await self._write(session)
+        await self.keeper.begin_anew(session, address, host_url, rtsp_port)
         return _own_url(session)
 
     async def _as_host_query(self, session: Session, request: LaunchRequest) -> Query:
@@ -363,7 +236,7 @@ class Play:
 
     def _rtsp_port(self, address: str, session_id: SessionId) -> int:
         try:
-            return self.sessions.choose_rtsp_port(address, for_session=session_id)
+            return self._sessions.choose_rtsp_port(address, for_session=session_id)
         except LookupError as error:
             raise Refused(
                 503, "no_rtsp_port", "Too many people play from your network at once."
@@ -374,27 +247,6 @@ class Play:
         with trio.move_on_after(agent_return_timeout_s):
             await self._fleet.wait_for_tunnel(session.backend)
         return self._fleet.backend(session.backend) is None
-
-    async def _end(self, session: Session, why: str) -> None:
-        self._flows.forget(session.id)
-        if self.sessions.remove(session.id) is None:
-            return
-        self._fleet.release(session.reservation)
-        self._note_fewer()
-        _log.info("session_ended", session=session.id, backend=session.backend, why=why)
-        try:
-            await self._store.delete_session(session.id)
-        except StoreError as error:
-            _log.error("session_not_deleted_from_the_store", session=session.id, why=str(error))
-
-    async def _write(self, session: Session) -> None:
-        """Write a session's new state; a store that is away does not stop a running stream."""
-        if self.sessions.get(session.id) is not session:
-            return  # it ended meanwhile, and must not come back to life at the next start
-        try:
-            await self._store.put_session(to_record(session))
-        except StoreError as error:
-            _log.error("session_not_written_to_the_store", session=session.id, why=str(error))
 
     @asynccontextmanager
     async def _alone(self, client: ClientId, *, timeout_s: float) -> AsyncIterator[None]:

@@ -22,7 +22,7 @@ from moonlight.rtsp import RtspParser, RtspRequest, RtspResponse, rewrite_reques
 from proxy.errors import EdgeError, HostUnavailable, Refused
 from proxy.fleet import Fleet, host_name
 from proxy.matching import NoMatch, RtspOrigin, match_rtsp
-from proxy.play import Play
+from proxy.session_keeper import SessionKeeper
 from proxy.sessions import FlowTerms, Session
 from revdial.errors import TunnelError
 
@@ -40,7 +40,7 @@ class RtspProxy:
     """Serves the RTSP connections of clients.
 
     Args:
-        play: knows the sessions.
+        keeper: the sessions.
         fleet: leads to their hosts.
         udp_ports: the ports that clients are told, by flow.
         start_flow: begins the media of a flow once its terms are settled.
@@ -50,13 +50,13 @@ class RtspProxy:
 
     def __init__(
         self,
-        play: Play,
+        keeper: SessionKeeper,
         fleet: Fleet,
         udp_ports: dict[Flow, int],
         start_flow: Callable[[Session, Flow, FlowTerms], None],
         launch_window_s: float,
     ) -> None:
-        self._play = play
+        self._keeper = keeper
         self._fleet = fleet
         self._udp_ports = udp_ports
         self._start_flow = start_flow
@@ -84,7 +84,7 @@ class RtspProxy:
         origin = RtspOrigin(port, address, request.session_host)
         session = match_rtsp(
             origin,
-            self._play.sessions,
+            self._keeper.table,
             now=trio.current_time(),
             launch_window_s=self._launch_window_s,
         )
@@ -96,7 +96,7 @@ class RtspProxy:
         try:
             host_url = session.host_rtsp
             answer = await self._ask_host(session, request)
-            if self._play.sessions.get(session.id) is not session or session.host_rtsp != host_url:
+            if self._keeper.table.get(session.id) is not session or session.host_rtsp != host_url:
                 raise Refused(454, "session_gone", "the session ended or was resumed meanwhile")
             return await self._make_own(session, request, answer)
         except EdgeError as error:
@@ -146,7 +146,7 @@ class RtspProxy:
             )
             return answer
         if request.method == "PLAY":
-            await self._play.note_streaming(session)
+            await self._keeper.note_streaming(session)
         flow = request.stream
         if request.method != "SETUP" or flow is None:
             return answer
@@ -170,7 +170,7 @@ class RtspProxy:
             raise HostUnavailable("no_server_port", f"the host named no port for {flow}")
         terms = FlowTerms(host_port, edge_secret, host_secret)
         self._start_flow(session, flow, terms)
-        await self._play.note_flow(session, flow, terms)
+        await self._keeper.note_flow(session, flow, terms)
         own = answer.with_transport_port(self._udp_ports[flow])
         if isinstance(edge_secret, str):
             return own.with_ping_payload(edge_secret)

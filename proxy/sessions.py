@@ -107,6 +107,11 @@ class SessionTable:
         session_id = self._by_client.get(client)
         return None if session_id is None else self._by_id[session_id]
 
+    def current_app(self, client: ClientId) -> int:
+        """Return the id of the app that runs for a client, 0 for none."""
+        session = self.of_client(client)
+        return 0 if session is None else session.app_id
+
     def on_backend(self, backend: BackendId) -> list[Session]:
         """Return the sessions that a backend carries, oldest first."""
         return [session for session in self._by_id.values() if session.backend == backend]

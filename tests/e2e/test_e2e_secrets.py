@@ -86,7 +86,7 @@ async def secrets_of(deployment: Deployment) -> dict[str, str]:
     folder = deployment.config.state_dir
     found[(folder / state_dir.admin_token).read_text().strip()] = "admin token"
     found[load_or_create_key(folder / state_dir.store_key).hex()] = "store key"
-    for session in deployment.edge.play.sessions:
+    for session in deployment.edge.play.keeper.table:
         found[session.label] = "session label"
         for flow, terms in session.flows.items():
             found[str(terms.edge_secret)] = f"{flow} secret of the edge"

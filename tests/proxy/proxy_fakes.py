@@ -30,7 +30,11 @@ from backends.registry import Registry, Reservation
 from moonlight.http import HttpRequest, HttpServer, Query
 from moonlight.identity import ClientId, Identity
 from moonlight.launch import RtspUrl
+from proxy.config import ProxyConfig
 from proxy.fleet import Fleet
+from proxy.host_pairing import HostPairing
+from proxy.play import Play
+from proxy.session_keeper import SessionKeeper
 from proxy.sessions import Session, SessionId, SessionState
 from revdial.messages import AppOffer, Heartbeat, Hello, HostOffer
 from revdial.tunnel import AgentTunnel
@@ -355,3 +359,11 @@ class FakeFlows:
 
     def forget(self, session: SessionId) -> None:
         self.forgotten.append(session)
+
+
+def new_play(
+    config: ProxyConfig, store: FakeStore, fleet: Fleet, pairing: object, flows: FakeFlows
+) -> Play:
+    """Return a `Play` with a keeper of its own."""
+    keeper = SessionKeeper(config, store, fleet, flows)
+    return Play(config, keeper, fleet, cast("HostPairing", pairing))

@@ -19,6 +19,7 @@ from proxy_fakes import (
     identity,
     launch_query,
     new_fleet,
+    new_play,
     serve_http,
     serving,
     session,
@@ -41,7 +42,6 @@ from proxy.media import Media
 from proxy.metrics import EdgeCollector, registry
 from proxy.nvhttp import NvHttp
 from proxy.pairing_desk import PairingDesk
-from proxy.play import Play
 from revdial.observer import Counters
 
 TOKEN = "the-admins-own-token"
@@ -57,16 +57,24 @@ class Edge:
         pairing = cast("HostPairing", NoTls())
         self.store = store
         self.fleet = fleet
-        self.play = Play(config, store, fleet, pairing, FakeFlows())
+        self.play = new_play(config, store, fleet, pairing, FakeFlows())
         self.desk = PairingDesk(
             identity("edge"), max_pending=4, max_pending_per_address=4, pin_timeout_s=300
         )
         self.media = Media(nursery, on_end=lambda *_: None)
         nvhttp = NvHttp(
-            config, "id", store, fleet, self.desk, self.play, pairing, Assets(fleet, pairing)
+            config,
+            "id",
+            store,
+            fleet,
+            self.desk,
+            self.play.keeper,
+            self.play,
+            pairing,
+            Assets(fleet, pairing),
         )
         collector = EdgeCollector(
-            play=self.play,
+            sessions=self.play.keeper.table,
             fleet=fleet,
             media=self.media,
             doors=Doors(max_connections=1, max_connections_per_address=1),
@@ -78,6 +86,7 @@ class Edge:
             store=store,
             fleet=fleet,
             desk=self.desk,
+            keeper=self.play.keeper,
             play=self.play,
             media=self.media,
             nvhttp=nvhttp,
@@ -161,7 +170,7 @@ async def test_an_edge_is_alive_and_ready_until_it_drains(edge: Edge) -> None:
 
 
 async def test_metrics_count_and_show_no_secret(edge: Edge) -> None:
-    edge.play.sessions.add(session("s1", label="unguessable"))
+    edge.play.keeper.table.add(session("s1", label="unguessable"))
     edge.media.dropped["not_a_ping"] += 3
     response = await edge.ask("GET", "/metrics", token=None)
     assert 'moonhost_sessions{state="launched"} 1.0' in response.text
@@ -189,7 +198,7 @@ async def test_a_client_is_unpaired_by_the_beginning_of_its_id(edge: Edge) -> No
     await edge.play.launch(PHONE, "192.0.2.1", launch_query(app_id("Game")))
     assert (await edge.ask("DELETE", f"/api/v1/clients/{PHONE[:12]}")).status_code == 204
     assert edge.store.clients.keys() == {TV}
-    assert len(edge.play.sessions) == 0
+    assert len(edge.play.keeper.table) == 0
     gone = await edge.ask("DELETE", f"/api/v1/clients/{PHONE[:12]}")
     assert (gone.status_code, problem(gone)) == (404, "no_such_client")
 
@@ -207,18 +216,18 @@ async def test_sessions_are_listed_without_their_secrets_and_ended(edge: Edge) -
     await edge.play.launch(PHONE, "192.0.2.1", launch_query(app_id("Game")))
     response = await edge.ask("GET", "/api/v1/sessions")
     (shown,) = response.json()
-    (one,) = edge.play.sessions
+    (one,) = edge.play.keeper.table
     assert (shown["id"], shown["region"], shown["state"]) == (one.id, "home", "launched")
     assert one.label not in response.text
     assert (await edge.ask("DELETE", f"/api/v1/sessions/{one.id}")).status_code == 204
-    assert len(edge.play.sessions) == 0
+    assert len(edge.play.keeper.table) == 0
     gone = await edge.ask("DELETE", f"/api/v1/sessions/{one.id}")
     assert (gone.status_code, problem(gone)) == (404, "no_such_session")
 
 
 async def test_a_session_whose_backend_is_away_is_listed_all_the_same(edge: Edge) -> None:
     away = session("s1", backend=type(BACKEND)("agent-9/wolf"))
-    edge.play.sessions.add(away)
+    edge.play.keeper.table.add(away)
     (shown,) = (await edge.ask("GET", "/api/v1/sessions")).json()
     assert shown["region"] is None
 

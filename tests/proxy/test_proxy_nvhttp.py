@@ -15,6 +15,7 @@ from proxy_fakes import (
     identity,
     launch_query,
     new_fleet,
+    new_play,
     serve_http,
     serving,
 )
@@ -111,12 +112,14 @@ async def edge(store: FakeStore, fleet: Fleet, tunnel: FakeTunnel) -> Edge:
         return 200, answers[request.path].encode()
 
     tunnel.on_stream = host
-    play = Play(config, store, fleet, as_pairing, FakeFlows())
+    play = new_play(config, store, fleet, as_pairing, FakeFlows())
     desk = PairingDesk(
         identity("edge"), max_pending=4, max_pending_per_address=2, pin_timeout_s=300
     )
     assets = Assets(fleet, as_pairing)
-    nvhttp = NvHttp(config, "id-of-the-edge", store, fleet, desk, play, as_pairing, assets)
+    nvhttp = NvHttp(
+        config, "id-of-the-edge", store, fleet, desk, play.keeper, play, as_pairing, assets
+    )
     return Edge(nvhttp, store, desk, play, pairing, assets, asked)
 
 
@@ -233,7 +236,7 @@ async def test_unpairing_ends_the_session_at_its_host_and_forgets_everything(edg
     reply = await edge.ask("/unpair")
     assert xml(reply).status_code == 200
     assert [request.path for request in edge.asked] == ["/launch", "/cancel"]
-    assert len(edge.play.sessions) == 0
+    assert len(edge.play.keeper.table) == 0
     assert edge.store.clients == {}
     assert edge.pairing.forgotten == [(PHONE, "")]
     assert (await edge.ask("/serverinfo")).status == 401

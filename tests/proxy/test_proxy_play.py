@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import trio
@@ -16,6 +16,7 @@ from proxy_fakes import (
     NoTls,
     launch_query,
     new_fleet,
+    new_play,
     serve_http,
     serving,
     session,
@@ -32,7 +33,6 @@ from moonlight.xml import Answer
 from proxy.config import ProxyConfig
 from proxy.errors import HostIdentityChanged, HostRefused, HostUnavailable, Refused
 from proxy.fleet import Fleet
-from proxy.host_pairing import HostPairing
 from proxy.play import Play, agent_return_timeout_s
 from proxy.session_records import to_record
 from proxy.sessions import FlowTerms, SessionId, SessionState
@@ -118,7 +118,7 @@ async def fleet(store: FakeStore, tunnel: FakeTunnel) -> AsyncIterator[Fleet]:
 async def play(
     config: ProxyConfig, store: FakeStore, fleet: Fleet, pairing: NoTls, flows: FakeFlows
 ) -> Play:
-    return Play(config, store, fleet, cast("HostPairing", pairing), flows)
+    return new_play(config, store, fleet, pairing, flows)
 
 
 def taken(fleet: Fleet, backend: BackendId = BACKEND) -> int:
@@ -145,15 +145,15 @@ async def test_a_launch_goes_to_a_host_with_the_hosts_own_app_id_and_all_else_un
     (asked,) = host.asked
     assert asked.path == "/launch"
     assert asked.query == query.replaced(appid="2")
-    (one,) = play.sessions
+    (one,) = play.keeper.table
     assert (one.client, one.client_address, one.backend) == (PHONE, HOME, BACKEND)
     assert (one.app_id, one.app_title, one.mode) == (GAME, "Game", "1920x1080x60")
     assert one.state is SessionState.LAUNCHED
     assert str(one.host_rtsp) == HOST_URL
     url = session_url(answer)
     assert (url.host, url.port, url.encrypted) == (one.label, 48010, False)
-    assert play.current_app(PHONE) == GAME
-    assert play.current_app(TV) == 0
+    assert play.keeper.table.current_app(PHONE) == GAME
+    assert play.keeper.table.current_app(TV) == 0
     assert store.sessions.keys() == {one.id}
     assert store.sticky[PHONE].backend_id == BACKEND
     assert taken(fleet) == 1
@@ -165,7 +165,7 @@ async def test_each_session_has_a_source_address_of_its_own_at_the_host(
 ) -> None:
     await play.launch(PHONE, HOME, launch_query(DESKTOP))
     await play.launch(TV, HOME, launch_query(DESKTOP))
-    ids = {one.id for one in play.sessions}
+    ids = {one.id for one in play.keeper.table}
     assert {origin for _, _, origin, _ in tunnel.dials} == ids
     assert len(ids) == 2
 
@@ -176,9 +176,11 @@ async def test_two_players_behind_one_address_get_ports_that_tell_them_apart(pla
     assert (first.port, second.port) == (48010, 48011)
 
 
-async def test_the_last_slot_is_given_once(play: Play, tunnel: FakeTunnel, fleet: Fleet) -> None:
+async def test_the_last_slot_is_given_once(
+    play: Play, tunnel: FakeTunnel, fleet: Fleet, store: FakeStore
+) -> None:
     clients = [PHONE, TV, ClientId("tablet")]
-    cast("FakeStore", play._store).know(b"", "tablet")
+    store.know(b"", "tablet")
     reasons: list[str] = []
 
     async def launch(client: ClientId) -> None:
@@ -208,7 +210,7 @@ async def test_a_launch_of_what_cannot_be_had_reaches_no_host(
 ) -> None:
     assert (await refusal(play.launch(PHONE, HOME, query))).reason == reason
     assert host.asked == []
-    assert len(play.sessions) == 0
+    assert len(play.keeper.table) == 0
 
 
 async def test_an_edge_that_drains_launches_nothing_new_but_goes_on(play: Play) -> None:
@@ -231,11 +233,11 @@ async def test_a_full_edge_says_so(play: Play, config: ProxyConfig, host: Host) 
 
 def nothing_left(play: Play, fleet: Fleet, store: FakeStore) -> bool:
     return (
-        len(play.sessions) == 0
+        len(play.keeper.table) == 0
         and taken(fleet) == 0
         and not store.sessions
         and len(play._client_locks) == 0
-        and play.current_app(PHONE) == 0
+        and play.keeper.table.current_app(PHONE) == 0
     )
 
 
@@ -353,7 +355,7 @@ async def test_an_app_that_comes_online_amid_a_launch_can_be_chosen(
 ) -> None:
     """The catalogue was read before the backend that is then chosen was there."""
     fleet = new_fleet(store)
-    play = Play(config, store, fleet, cast("HostPairing", NoTls()), flows)
+    play = new_play(config, store, fleet, NoTls(), flows)
     full = HostOffer("full", max_sessions=0, apps=(AppOffer("Desktop", 1),))
     late = HostOffer("late", max_sessions=1, apps=(AppOffer("DESKTOP ", 77),))
     first = FakeTunnel(nursery, "a", (full,), on_stream=host.on_stream)
@@ -439,14 +441,14 @@ async def test_launching_the_running_app_goes_on_with_it(
     play: Play, host: Host, flows: FakeFlows, fleet: Fleet
 ) -> None:
     await play.launch(PHONE, HOME, launch_query(GAME))
-    (one,) = play.sessions
+    (one,) = play.keeper.table
     one.flows[Flow.VIDEO] = FlowTerms(47998, "x" * 16, None)
     one.control_client = (HOME, 50_000)
     answer = await play.launch(PHONE, "198.51.100.7", launch_query(GAME))
     assert answer.text("gamesession") == "1"
     assert host.paths == ["/launch", "/resume"]
     assert host.asked[1].query.get("appid") == "2"
-    assert list(play.sessions) == [one]
+    assert list(play.keeper.table) == [one]
     assert str(one.host_rtsp) == "rtsp://203.0.113.10:48010"
     assert one.client_address == "198.51.100.7"
     assert one.flows == {}
@@ -474,15 +476,15 @@ async def test_a_session_lost_with_its_backend_gives_way_to_a_new_launch(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     fleet = new_fleet(store)
-    play = Play(config, store, fleet, cast("HostPairing", NoTls()), flows)
+    play = new_play(config, store, fleet, NoTls(), flows)
     first = FakeTunnel(nursery, "agent-1", on_stream=host.on_stream)
     second = FakeTunnel(nursery, "agent-2", on_stream=host.on_stream)
     async with serving(fleet, first):
         await play.launch(PHONE, HOME, launch_query(GAME))
-        (lost,) = play.sessions
+        (lost,) = play.keeper.table
     async with serving(fleet, second):
         await play.launch(PHONE, HOME, launch_query(DESKTOP))
-    (one,) = play.sessions
+    (one,) = play.keeper.table
     assert one.backend == "agent-2/wolf"
     assert flows.forgotten == [lost.id]
     assert store.sessions.keys() == {one.id}
@@ -497,10 +499,10 @@ async def test_a_session_outlives_an_agent_that_is_just_dialling_anew(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     fleet = new_fleet(store)
-    play = Play(config, store, fleet, cast("HostPairing", NoTls()), flows)
+    play = new_play(config, store, fleet, NoTls(), flows)
     async with serving(fleet, FakeTunnel(nursery, "agent-1", on_stream=host.on_stream)):
         await play.launch(PHONE, HOME, launch_query(GAME))
-        (before,) = play.sessions
+        (before,) = play.keeper.table
 
     async def come_back(*, task_status: trio.TaskStatus[None]) -> None:
         task_status.started()
@@ -511,7 +513,7 @@ async def test_a_session_outlives_an_agent_that_is_just_dialling_anew(
     await nursery.start(come_back)
     await play.launch(PHONE, HOME, launch_query(GAME))
 
-    assert [session.id for session in play.sessions] == [before.id]
+    assert [session.id for session in play.keeper.table] == [before.id]
     assert host.paths == ["/launch", "/resume"]
 
 
@@ -519,8 +521,8 @@ async def test_resume_goes_to_where_the_app_runs(
     play: Play, host: Host, fleet: Fleet, store: FakeStore
 ) -> None:
     await play.launch(PHONE, HOME, launch_query(GAME))
-    (one,) = play.sessions
-    await play.pause(one.id, "test")
+    (one,) = play.keeper.table
+    await play.keeper.pause(one.id, "test")
     query = launch_query(GAME)
     answer = await play.resume(PHONE, HOME, query)
     assert answer.text("resume") == "1"
@@ -554,7 +556,7 @@ async def test_a_host_that_is_away_keeps_its_session(
     tunnel.refuse = DialRefused("host_down", "connection refused")
     error = await refusal(play.resume(PHONE, HOME, launch_query(GAME)))
     assert "cannot be reached" in str(error)
-    assert len(play.sessions) == 1
+    assert len(play.keeper.table) == 1
     assert taken(fleet) == 1
 
 
@@ -571,8 +573,8 @@ async def test_a_session_ended_amid_its_resume_stays_ended(
     play: Play, host: Host, fleet: Fleet, store: FakeStore, nursery: trio.Nursery
 ) -> None:
     await play.launch(PHONE, HOME, launch_query(GAME))
-    (one,) = play.sessions
-    host.then["/resume"] = lambda: nursery.start_soon(play.end, one.id, "test")
+    (one,) = play.keeper.table
+    host.then["/resume"] = lambda: nursery.start_soon(play.keeper.end, one, "test")
     assert (await refusal(play.resume(PHONE, HOME, launch_query(GAME)))).reason == "session_ended"
     assert nothing_left(play, fleet, store)
 
@@ -581,13 +583,13 @@ async def test_a_resume_without_a_port_left_changes_nothing(
     play: Play, flows: FakeFlows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await play.launch(PHONE, HOME, launch_query(GAME))
-    (one,) = play.sessions
+    (one,) = play.keeper.table
     before = to_record(one).details
 
     def none_left(*_: object, **__: object) -> int:
         raise LookupError
 
-    monkeypatch.setattr(play.sessions, "choose_rtsp_port", none_left)
+    monkeypatch.setattr(play.keeper.table, "choose_rtsp_port", none_left)
     assert (await refusal(play.resume(PHONE, "x", launch_query(GAME)))).reason == "no_rtsp_port"
     assert to_record(one).details == before
     assert flows.stopped == []
@@ -599,7 +601,7 @@ async def test_a_launch_without_a_port_left_is_undone(
     def none_left(*_: object, **__: object) -> int:
         raise LookupError
 
-    monkeypatch.setattr(play.sessions, "choose_rtsp_port", none_left)
+    monkeypatch.setattr(play.keeper.table, "choose_rtsp_port", none_left)
     assert (await refusal(play.launch(PHONE, HOME, launch_query(GAME)))).reason == "no_rtsp_port"
     assert host.paths == ["/launch", "/cancel"]
     assert nothing_left(play, fleet, store)
@@ -609,7 +611,7 @@ async def test_cancel_ends_the_app_there_and_here(
     play: Play, host: Host, fleet: Fleet, store: FakeStore, flows: FakeFlows
 ) -> None:
     await play.launch(PHONE, HOME, launch_query(GAME))
-    (one,) = play.sessions
+    (one,) = play.keeper.table
     query = launch_query(GAME)
     assert (await play.cancel(PHONE, query)).text("cancel") == "1"
     assert host.paths == ["/launch", "/cancel"]
@@ -644,14 +646,14 @@ async def test_cancel_frees_the_client_whatever_the_host_does(
         case _:
             store.away = True
     assert (await play.cancel(PHONE, launch_query(GAME))).status_code == 200
-    assert len(play.sessions) == 0
+    assert len(play.keeper.table) == 0
     assert taken(fleet) == 0
     assert trio.current_time() < 30
 
 
 async def test_an_operator_ends_a_session_as_its_client_would(play: Play, host: Host) -> None:
     await play.launch(PHONE, HOME, launch_query(GAME))
-    (one,) = play.sessions
+    (one,) = play.keeper.table
     assert await play.end_at_host(one.id)
     assert not await play.end_at_host(one.id)
     assert host.paths == ["/launch", "/cancel"]
@@ -662,12 +664,12 @@ async def test_an_operator_ends_a_session_as_its_client_would(play: Play, host: 
 
 async def test_states_are_written_as_they_change(play: Play, store: FakeStore) -> None:
     await play.launch(PHONE, HOME, launch_query(GAME))
-    (one,) = play.sessions
-    await play.note_flow(one, Flow.VIDEO, FlowTerms(47998, "x" * 16, None))
-    await play.note_streaming(one)
+    (one,) = play.keeper.table
+    await play.keeper.note_flow(one, Flow.VIDEO, FlowTerms(47998, "x" * 16, None))
+    await play.keeper.note_streaming(one)
     assert store.sessions[one.id].state == "streaming"
     assert store.sessions[one.id].details == to_record(one).details
-    await play.pause(one.id, "test")
+    await play.keeper.pause(one.id, "test")
     assert store.sessions[one.id].state == "paused"
 
 
@@ -675,47 +677,47 @@ async def test_news_of_a_session_that_has_ended_does_not_bring_it_back(
     play: Play, store: FakeStore
 ) -> None:
     await play.launch(PHONE, HOME, launch_query(GAME))
-    (one,) = play.sessions
-    assert await play.end(one.id, "test")
-    await play.note_flow(one, Flow.VIDEO, FlowTerms(47998, "x" * 16, None))
-    await play.note_streaming(one)
-    await play.pause(one.id, "test")
-    assert not await play.end(one.id, "test")
+    (one,) = play.keeper.table
+    await play.keeper.end(one, "test")
+    await play.keeper.note_flow(one, Flow.VIDEO, FlowTerms(47998, "x" * 16, None))
+    await play.keeper.note_streaming(one)
+    await play.keeper.pause(one.id, "test")
+    await play.keeper.end(one, "test")
     assert store.sessions == {}
 
 
 async def test_where_control_comes_from_is_kept_for_a_restart(play: Play, store: FakeStore) -> None:
     await play.launch(PHONE, HOME, launch_query(GAME))
-    (one,) = play.sessions
-    await play.note_control_client(one.id, (HOME, 50_000))
+    (one,) = play.keeper.table
+    await play.keeper.note_control_client(one.id, (HOME, 50_000))
     assert one.control_client == (HOME, 50_000)
     assert store.sessions[one.id].details == to_record(one).details
-    await play.note_control_client(SessionId("gone"), (HOME, 50_000))
+    await play.keeper.note_control_client(SessionId("gone"), (HOME, 50_000))
     assert store.sessions.keys() == {one.id}
 
 
 async def test_a_store_that_is_away_stops_no_stream(play: Play, store: FakeStore) -> None:
     await play.launch(PHONE, HOME, launch_query(GAME))
-    (one,) = play.sessions
+    (one,) = play.keeper.table
     store.away = True
-    await play.note_flow(one, Flow.VIDEO, FlowTerms(47998, "x" * 16, None))
-    await play.note_streaming(one)
+    await play.keeper.note_flow(one, Flow.VIDEO, FlowTerms(47998, "x" * 16, None))
+    await play.keeper.note_streaming(one)
     assert one.state is SessionState.STREAMING
-    await play.pause(one.id, "test")
-    await play.end(one.id, "test")
-    assert len(play.sessions) == 0
+    await play.keeper.pause(one.id, "test")
+    await play.keeper.end(one, "test")
+    assert len(play.keeper.table) == 0
 
 
 async def test_a_client_that_never_comes_is_paused_after_the_launch_window(
     play: Play, flows: FakeFlows, config: ProxyConfig, autojump_clock: trio.testing.MockClock
 ) -> None:
     await play.launch(PHONE, HOME, launch_query(GAME))
-    (one,) = play.sessions
+    (one,) = play.keeper.table
     await trio.sleep(config.sessions.launch_window_s - 1)
-    await play.pause_abandoned()
+    await play.keeper.pause_abandoned()
     assert one.state is SessionState.LAUNCHED
     await trio.sleep(2)
-    await play.pause_abandoned()
+    await play.keeper.pause_abandoned()
     assert one.state is SessionState.PAUSED
     assert flows.stopped == [one.id]
 
@@ -723,18 +725,18 @@ async def test_a_client_that_never_comes_is_paused_after_the_launch_window(
 async def test_quiet_is_when_nobody_streams(play: Play, nursery: trio.Nursery) -> None:
     await play.launch(PHONE, HOME, launch_query(GAME))
     await play.launch(TV, HOME, launch_query(GAME))
-    first, second = play.sessions
+    first, second = play.keeper.table
     quiet = trio.Event()
 
     async def wait() -> None:
-        await play.wait_until_quiet()
+        await play.keeper.wait_until_quiet()
         quiet.set()
 
     nursery.start_soon(wait)
-    await play.pause(first.id, "test")
+    await play.keeper.pause(first.id, "test")
     await trio.testing.wait_all_tasks_blocked()
     assert not quiet.is_set()
-    await play.end(second.id, "test")
+    await play.keeper.end(second, "test")
     await trio.testing.wait_all_tasks_blocked()
     assert quiet.is_set()
 
@@ -743,16 +745,16 @@ async def test_a_restarted_edge_takes_its_sessions_up(
     play: Play, config: ProxyConfig, store: FakeStore, nursery: trio.Nursery
 ) -> None:
     await play.launch(PHONE, HOME, launch_query(GAME))
-    (before,) = play.sessions
+    (before,) = play.keeper.table
     fleet = new_fleet(store)
-    again = Play(config, store, fleet, cast("HostPairing", NoTls()), FakeFlows())
-    await again.restore()
-    (after,) = again.sessions
+    again = new_play(config, store, fleet, NoTls(), FakeFlows())
+    await again.keeper.restore()
+    (after,) = again.keeper.table
     assert to_record(after).details == to_record(before).details
-    assert again.current_app(PHONE) == GAME
+    assert again.keeper.table.current_app(PHONE) == GAME
     async with serving(fleet, FakeTunnel(nursery)):
         assert taken(fleet) == 1
-        await again.end(after.id, "test")
+        await again.keeper.end(after, "test")
         assert taken(fleet) == 0
 
 
@@ -766,9 +768,9 @@ async def test_sessions_that_cannot_be_read_are_dropped_and_the_edge_starts(
     other = replace(other, details=other.details.replace(b"rtsp://", b"http://"))
     store.sessions = {record.id: record for record in (good, twin, damaged, other)}
     fleet = new_fleet(store)
-    play = Play(config, store, fleet, cast("HostPairing", NoTls()), FakeFlows())
-    await play.restore()
-    assert [one.id for one in play.sessions] == [SessionId("good")]
+    play = new_play(config, store, fleet, NoTls(), FakeFlows())
+    await play.keeper.restore()
+    assert [one.id for one in play.keeper.table] == [SessionId("good")]
     assert store.sessions.keys() == {"good"}
     async with serving(fleet, FakeTunnel(nursery)):
         assert taken(fleet) == 1

@@ -4,7 +4,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import structlog.testing
@@ -17,6 +17,7 @@ from proxy_fakes import (
     FakeTunnel,
     NoTls,
     new_fleet,
+    new_play,
     serving,
     session,
 )
@@ -27,7 +28,6 @@ from moonlight.rtsp import RtspParser, RtspRequest, RtspResponse
 from proxy import rtsp
 from proxy.config import ProxyConfig
 from proxy.fleet import Fleet
-from proxy.host_pairing import HostPairing
 from proxy.play import Play
 from proxy.rtsp import RtspProxy
 from proxy.sessions import FlowTerms, Session, SessionState
@@ -107,15 +107,15 @@ async def stage(nursery: trio.Nursery) -> AsyncIterator[Stage]:
     store = FakeStore()
     fleet: Fleet = new_fleet(store)
     tunnel = FakeTunnel(nursery)
-    play = Play(ProxyConfig(hostname="h"), store, fleet, cast("HostPairing", NoTls()), FakeFlows())
+    play = new_play(ProxyConfig(hostname="h"), store, fleet, NoTls(), FakeFlows())
     one = session("s1", since=trio.current_time())
-    play.sessions.add(one)
+    play.keeper.table.add(one)
     started: list[tuple[str, Flow, FlowTerms]] = []
 
     def start(session: Session, flow: Flow, terms: FlowTerms) -> None:
         started.append((session.id, flow, terms))
 
-    proxy = RtspProxy(play, fleet, PORTS, start, 30.0)
+    proxy = RtspProxy(play.keeper, fleet, PORTS, start, 30.0)
     made = Stage(proxy, play, store, tunnel, nursery, one, started=started)
     tunnel.on_stream = made.host
     async with serving(fleet, tunnel):
@@ -246,7 +246,7 @@ async def test_nobodys_message_is_454_and_reaches_no_host(stage: Stage) -> None:
 
 
 async def test_two_that_cannot_be_told_apart_are_both_refused(stage: Stage) -> None:
-    stage.play.sessions.add(session("s2", since=trio.current_time()))
+    stage.play.keeper.table.add(session("s2", since=trio.current_time()))
     assert b" 454 " in await stage.ask(message("OPTIONS", "/"))
     assert stage.tunnel.dials == []
     assert b" 200 " in await stage.ask(message("OPTIONS", "/", "label-of-s2"))
@@ -260,7 +260,7 @@ async def test_an_answer_for_a_session_that_has_moved_on_starts_nothing(
 ) -> None:
     def meanwhile(_: bytes) -> bytes:
         if how == "ended":
-            stage.play.sessions.remove(stage.session.id)
+            stage.play.keeper.table.remove(stage.session.id)
         else:
             stage.session.host_rtsp = session(host_rtsp="rtsp://203.0.113.77:1").host_rtsp
         return ok(("Transport", "server_port=1"))

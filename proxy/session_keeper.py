@@ -1,0 +1,178 @@
+"""Keeps the sessions: every change of one is made, stored and logged here, and nowhere else."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+import structlog
+import trio
+
+from backends.errors import StoreError
+from backends.records import StickyRecord
+from backends.store import Store
+from moonlight.errors import ProtocolError
+from moonlight.flows import Flow
+from moonlight.launch import RtspUrl
+from proxy.config import ProxyConfig
+from proxy.fleet import Fleet
+from proxy.session_records import from_record, to_record
+from proxy.sessions import FlowTerms, Session, SessionId, SessionState, SessionTable
+
+_log = structlog.get_logger()
+
+
+class SessionFlows(Protocol):
+    """What there is to say about a session's media."""
+
+    def stop(self, session: SessionId) -> None:
+        """Stop the flows of a session."""
+
+    def forget(self, session: SessionId) -> None:
+        """Stop the flows of a session that has ended."""
+
+
+class SessionKeeper:
+    """The sessions of an edge, and what happens to them.
+
+    A store that is away refuses new sessions and stops none that runs.
+
+    Args:
+        config: the edge's configuration.
+        store: where sessions and stickiness are kept.
+        fleet: gives and takes the slots at backends.
+        flows: the media of sessions.
+
+    """
+
+    def __init__(
+        self, config: ProxyConfig, store: Store, fleet: Fleet, flows: SessionFlows
+    ) -> None:
+        self._store = store
+        self._fleet = fleet
+        self._flows = flows
+        self._sticky_ttl = timedelta(seconds=config.selection.sticky_ttl_s)
+        self._launch_window_s = config.sessions.launch_window_s
+        self._fewer = trio.Event()
+        self.table = SessionTable(config.listen.rtsp_port_range)
+
+    async def begin(self, session: Session) -> None:
+        """Take up a session that its host has launched.
+
+        Raises:
+            backends.errors.StoreError: the store is away; nothing is left of the session here.
+
+        """
+        self.table.add(session)
+        try:
+            expires_at = datetime.now(UTC) + self._sticky_ttl
+            await self._store.put_sticky(StickyRecord(session.client, session.backend, expires_at))
+            # Last, so that no session stays in the store that is none.
+            await self._store.put_session(to_record(session))
+        except BaseException:
+            self.table.remove(session.id)
+            raise
+        self._fleet.started(session.reservation)
+        _log.info(
+            "session_launched",
+            session=session.id,
+            client=session.client[:12],
+            client_address=session.client_address,
+            backend=session.backend,
+            app=session.app_title,
+            mode=session.mode,
+            rtsp_port=session.rtsp_port,
+        )
+
+    async def begin_anew(
+        self, session: Session, address: str, host_rtsp: RtspUrl, rtsp_port: int
+    ) -> None:
+        """Let a session that its host resumed have a new handshake, from `address`."""
+        self._flows.stop(session.id)
+        session.flows.clear()
+        session.control_client = None
+        session.client_address = address
+        session.host_rtsp = host_rtsp
+        session.rtsp_port = rtsp_port
+        session.move_to(SessionState.LAUNCHED, trio.current_time())
+        _log.info("session_resumed", session=session.id, rtsp_port=session.rtsp_port)
+        await self._write(session)
+
+    async def pause(self, session_id: SessionId, why: str) -> None:
+        """Note that a session's client is gone; the app goes on and can be resumed."""
+        session = self.table.get(session_id)
+        if session is not None and session.state is not SessionState.PAUSED:
+            self._flows.stop(session.id)
+            session.move_to(SessionState.PAUSED, trio.current_time())
+            self._note_fewer()
+            _log.info("session_paused", session=session.id, why=why)
+            await self._write(session)
+
+    async def pause_abandoned(self) -> None:
+        """Pause the sessions whose client launched and then never came."""
+        deadline = trio.current_time() - self._launch_window_s
+        for session in self.table:
+            if session.state is SessionState.LAUNCHED and session.since < deadline:
+                await self.pause(session.id, "no_handshake")
+
+    async def end(self, session: Session, why: str) -> None:
+        """Forget a session and stop its media; more than once does no harm."""
+        self._flows.forget(session.id)
+        if self.table.remove(session.id) is None:
+            return
+        self._fleet.release(session.reservation)
+        self._note_fewer()
+        _log.info("session_ended", session=session.id, backend=session.backend, why=why)
+        try:
+            await self._store.delete_session(session.id)
+        except StoreError as error:
+            _log.error("session_not_deleted_from_the_store", session=session.id, why=str(error))
+
+    async def note_flow(self, session: Session, kind: Flow, terms: FlowTerms) -> None:
+        """Keep what the RTSP handshake settled for a flow."""
+        session.flows[kind] = terms
+        await self._write(session)
+
+    async def note_control_client(self, session_id: SessionId, client: tuple[str, int]) -> None:
+        """Keep where a client's control connection comes from, for an edge that restarts."""
+        session = self.table.get(session_id)
+        if session is not None and session.control_client != client:
+            session.control_client = client
+            await self._write(session)
+
+    async def note_streaming(self, session: Session) -> None:
+        """Note that the host accepted PLAY."""
+        session.move_to(SessionState.STREAMING, trio.current_time())
+        _log.info("session_streaming", session=session.id, backend=session.backend)
+        await self._write(session)
+
+    async def wait_until_quiet(self) -> None:
+        """Wait until no session streams or is about to."""
+        while any(session.state is not SessionState.PAUSED for session in self.table):
+            await self._fewer.wait()
+
+    async def restore(self) -> None:
+        """Take up the sessions that an earlier edge process left in the store."""
+        for record in await self._store.list_sessions():
+            reservation = self._fleet.restore(record.backend_id)
+            try:
+                session = from_record(record, reservation, now=trio.current_time())
+                self.table.add(session)
+            except (ValueError, ProtocolError):
+                self._fleet.release(reservation)
+                await self._store.delete_session(record.id)
+                _log.warning("session_in_the_store_is_of_another_version", session=record.id)
+            else:
+                _log.info("session_restored", session=session.id, backend=session.backend)
+
+    def _note_fewer(self) -> None:
+        self._fewer.set()
+        self._fewer = trio.Event()
+
+    async def _write(self, session: Session) -> None:
+        if self.table.get(session.id) is not session:
+            return  # it ended meanwhile, and must not come back to life at the next start
+        try:
+            await self._store.put_session(to_record(session))
+        except StoreError as error:
+            _log.error("session_not_written_to_the_store", session=session.id, why=str(error))
