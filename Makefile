@@ -9,9 +9,15 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.ready
 	$(BIN)/moonhost demo $(ARGS)
 
-# Lint, strict types and every test.
+# Lint, strict types and every test; with ARGS only the tests that these name.
 test: lint types
+ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
+else
+	$(BIN)/coverage run -m pytest --ignore=tests/e2e
+	$(BIN)/coverage report
+	$(BIN)/python -m pytest tests/e2e
+endif
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
@@ -29,4 +35,4 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage build *.egg-info

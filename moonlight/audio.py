@@ -183,18 +183,30 @@ class AudioReceiver:
         if self._next is None:
             return []
         packets = []
-        while (payload := self._payload(self._next)) is not None or (
-            self._next <= self._newest - self._max_wait_packets
-        ):
+        waited_for = self._newest - self._max_wait_packets + 1
+        while (payload := self._payload(self._next)) is not None or self._next < waited_for:
             if payload is None:
-                self.lost_packets += 1
-            elif packet := self._decrypt(self._next, payload):
+                # At once: one datagram may be thousands of numbers ahead.
+                following = min(self._first_held(), waited_for)
+                self.lost_packets += following - self._next
+                self._next = following
+                continue
+            if packet := self._decrypt(self._next, payload):
                 packets.append(packet)
             self._next += 1
         first_block = self._next // _BLOCK
         self._shards = {block: kept for block, kept in self._shards.items() if block >= first_block}
         self._recovered = {number for number in self._recovered if number >= self._next}
         return packets
+
+    def _first_held(self) -> int:
+        numbers = (
+            block * _BLOCK + index
+            for block, shards in self._shards.items()
+            for index in shards
+            if index < _BLOCK
+        )
+        return min((n for n in numbers if n >= (self._next or 0)), default=self._newest)
 
     def _payload(self, number: int) -> bytes | None:
         return self._shards.get(number // _BLOCK, {}).get(number % _BLOCK)

@@ -21,6 +21,7 @@ _Headers = Iterable[tuple[str, str]]
 _Event = h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]
 
 bad_request: Final = 400
+method_not_allowed: Final = 405
 content_too_large: Final = 413
 header_fields_too_large: Final = 431
 
@@ -252,6 +253,12 @@ class HttpServer:
     def _begin(self, head: h11.Request) -> None:
         self._head = head
         self._body.clear()
+        if head.method == b"CONNECT":
+            # h11 would take any good answer to it for the end of HTTP on this connection.
+            self._failed = True
+            raise BadRequest(
+                "method_not_allowed", "This server is no proxy.", status=method_not_allowed
+            )
         for name, value in head.headers:
             if name == b"content-length":
                 self._check_body(int(value))
@@ -305,6 +312,7 @@ class HttpServer:
 
     def _next_cycle(self) -> None:
         self._answering = False
+        self._head = None
         if self._connection.h11.states == {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}:
             self._connection.h11.start_next_cycle()
         else:

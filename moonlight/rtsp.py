@@ -122,14 +122,14 @@ class RtspRequest(_Message):
 
 @dataclass(frozen=True, slots=True)
 class RtspResponse(_Message):
-    """One answer."""
+    """One answer. A `reason` of None stands for a first line that ends with the status."""
 
     status: int
-    reason: str
+    reason: str | None
 
     def encode(self) -> bytes:
         """Write the answer; ValueError where a part holds a line break."""
-        tail = f" {self.reason}" if self.reason else ""
+        tail = "" if self.reason is None else f" {self.reason}"
         return self._encode(f"{_VERSION} {self.status}{tail}")
 
     @property
@@ -311,7 +311,7 @@ def _parse_head(
         if match := _REQUEST_LINE.fullmatch(first_line):
             return RtspRequest(match[1], match[2], headers=headers, separators=separators)
     elif match := _STATUS_LINE.fullmatch(first_line):
-        return RtspResponse(int(match[1]), match[2] or "", headers=headers, separators=separators)
+        return RtspResponse(int(match[1]), match[2], headers=headers, separators=separators)
     raise Malformed("rtsp_first_line", f"not an RTSP {role}: {printable(first_line)}")
 
 

@@ -10,6 +10,7 @@ _rtp_header_bytes: Final = 12
 _rtp_version: Final = 2
 # A jump by more than this is a stream that began anew, not a loss.
 max_gap_packets: Final = 4_096
+_gap_bits: Final = (1 << max_gap_packets) - 1
 
 
 class SequenceGaps:
@@ -25,8 +26,11 @@ class SequenceGaps:
         self.missing = 0
         self._payload_type = payload_type
         self._next: int | None = None
-        self._gaps: dict[int, None] = {}
-        """Numbers that may still come late, in the order in which they were passed over."""
+        self._gaps = 0
+        """Numbers that may still come late: bit n stands for the one n + 1 before the next.
+
+        One integer, so that a jump costs the same however far it goes.
+        """
 
     def note(self, datagrams: Iterable[bytes | memoryview]) -> None:
         """Count packets in the order of their arrival; what is no RTP is passed over."""
@@ -39,19 +43,15 @@ class SequenceGaps:
         self.received += 1
         ahead = 0 if self._next is None else (sequence - self._next) % _sequence_modulus
         if ahead >= _sequence_modulus - max_gap_packets:
-            if sequence in self._gaps:
-                del self._gaps[sequence]
+            bit = 1 << (_sequence_modulus - ahead - 1)
+            if self._gaps & bit:
+                self._gaps ^= bit
                 self.missing -= 1
             return
         if ahead >= max_gap_packets:
-            self._gaps.clear()
-        elif ahead:
-            self._pass_over(sequence, ahead)
+            self._gaps = 0
+        elif ahead or self._gaps:
+            self.missing += ahead
+            passed_over = (1 << ahead) - 1
+            self._gaps = (self._gaps << ahead | passed_over) << 1 & _gap_bits
         self._next = (sequence + 1) % _sequence_modulus
-
-    def _pass_over(self, sequence: int, ahead: int) -> None:
-        self.missing += ahead
-        for behind in range(ahead, 0, -1):
-            self._gaps[(sequence - behind) % _sequence_modulus] = None
-        while (sequence - (oldest := next(iter(self._gaps)))) % _sequence_modulus > max_gap_packets:
-            del self._gaps[oldest]

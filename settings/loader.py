@@ -45,10 +45,17 @@ class ConfigError(Exception):
         self.problems = problems
         name = "the environment (no file given)" if source is None else str(source)
         lines = [
-            f"  {problem.path}: {problem.message}" if problem.path else f"  {problem.message}"
+            _printable(
+                f"  {problem.path}: {problem.message}" if problem.path else f"  {problem.message}"
+            )
             for problem in problems
         ]
         super().__init__("\n".join([f"The configuration in {name} cannot be used:", *lines]))
+
+
+def _printable(line: str) -> str:
+    """Make what a file named fit for a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in line)
 
 
 def load_toml(
@@ -119,7 +126,7 @@ def _read(path: Path) -> dict[str, object]:
     if len(content) > max_config_bytes:
         raise _failure(path, f"the file is larger than {max_config_bytes} bytes")
     try:
-        return tomllib.loads(content.decode())
+        return _toml(content.decode())
     except UnicodeDecodeError:
         raise _failure(path, "the file is not UTF-8 text") from None
     except tomllib.TOMLDecodeError as error:
@@ -127,8 +134,26 @@ def _read(path: Path) -> dict[str, object]:
         raise _failure(path, f"not valid TOML: {error}") from None
 
 
+def _toml(text: str) -> dict[str, object]:
+    """Parse TOML; TOMLDecodeError also for the limits of Python that tomllib runs into."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise tomllib.TOMLDecodeError("lists or tables are nested too deeply") from None
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError:
+        raise tomllib.TOMLDecodeError("a number has too many digits") from None
+
+
 def _keys(name: str) -> _Path:
-    return tuple(int(part) if part.isdecimal() else part.lower() for part in name.split(_SEPARATOR))
+    return tuple(_key(part) for part in name.split(_SEPARATOR))
+
+
+def _key(part: str) -> str | int:
+    # A longer number is no item's: every list is shorter.
+    is_index = part.isdecimal() and len(part) <= len(str(max_list_items))
+    return int(part) if is_index else part.lower()
 
 
 class _NoSuchPlace(Exception):
@@ -170,7 +195,7 @@ def _place(node: object, key: str | int, value: object, *, replace: bool) -> obj
 
 def _value(text: str) -> object:
     if text.lstrip()[:1] in ("[", "{"):
-        return tomllib.loads(f"value = {text}")["value"]
+        return _toml(f"value = {text}")["value"]
     return text
 
 

@@ -27,6 +27,7 @@ ALLOWED = {
         "proxy",
         "agent",
     },
+    "fuzz": {"settings", "moonlight", "revdial", "backends", "proxy", "agent"},
 }
 IO_MODULES = {"socket", "ssl", "select", "selectors", "trio", "asyncio", "anyio", "threading"}
 IO_MODULES |= {"subprocess", "http.client", "urllib.request", "httpx", "websockets", "sqlite3"}

@@ -109,6 +109,21 @@ def test_parity_before_all_data_is_ignored_and_ahead_of_its_block_used() -> None
     assert list(receiver._shards) == []
 
 
+def test_a_jump_of_thousands_of_numbers_is_lost_at_once() -> None:
+    """One datagram could keep the receiver busy, were each lost number looked at by itself."""
+    receiver = AudioReceiver(None)
+    first, ahead = stream(1)[0], bytearray(stream(1)[0])
+    ahead[2:4] = (20_000).to_bytes(2, "big")
+    looked_at: list[int] = []
+    payload = receiver._payload
+    receiver._payload = lambda number: looked_at.append(number) or payload(number)  # type: ignore[func-returns-value]
+
+    received(receiver, [first, bytes(ahead)])
+
+    assert receiver.lost_packets > 19_900
+    assert len(looked_at) < 100
+
+
 def test_another_key_is_noticed() -> None:
     receiver = AudioReceiver(AudioCipher(bytes(16), 0))
     assert received(receiver, stream(8, AudioCipher(KEY, 0))) == []

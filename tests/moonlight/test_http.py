@@ -193,14 +193,26 @@ def test_a_status_without_a_name_is_sent_all_the_same() -> None:
     assert server.respond(599, b"", None, close=False).startswith(b"HTTP/1.1 599 \r\n")
 
 
-def test_connect_ends_the_connection() -> None:
+@pytest.mark.parametrize("target", [b"edge:1", b"/serverinfo"])
+def test_connect_is_refused_whatever_it_asks_for(target: bytes) -> None:
+    # With a good answer to it the connection would not be HTTP any more, in the midst of that.
     server = HttpServer()
-    server.receive(b"CONNECT edge:1 HTTP/1.1\r\nHost: edge\r\n\r\n")
-    request = server.next_request()
-    assert request is not None
-    assert request.method == "CONNECT"
-    server.respond(405, b"", close=True)
+    server.receive(b"CONNECT " + target + b" HTTP/1.1\r\nHost: edge\r\n\r\n")
+    with pytest.raises(BadRequest) as caught:
+        server.next_request()
+    assert (caught.value.reason, caught.value.status) == ("method_not_allowed", 405)
+    assert server.respond(405, b"no", close=True).startswith(b"HTTP/1.1 405 ")
     assert server.wants_close
+
+
+def test_a_bad_request_behind_a_head_request_is_answered_in_full() -> None:
+    server = HttpServer()
+    server.receive(b"HEAD / HTTP/1.1\r\nHost: edge\r\n\r\n\0\r\n\r\n")
+    assert server.next_request() is not None
+    assert not server.respond(200, b"body", close=False).endswith(b"body")
+    with pytest.raises(BadRequest):
+        server.next_request()
+    assert server.respond(400, b"why", close=True).endswith(b"why")
 
 
 def test_a_connection_without_a_request_just_ends() -> None:

@@ -149,6 +149,16 @@ def test_a_message_may_have_no_headers() -> None:
     assert response(b"RTSP/1.0 404\r\n\r\n").encode() == b"RTSP/1.0 404\r\n\r\n"
 
 
+@pytest.mark.parametrize("line", [b"RTSP/1.0 200", b"RTSP/1.0 200 ", b"RTSP/1.0 200 OK"])
+def test_a_status_line_is_written_as_it_came(line: bytes) -> None:
+    parser = RtspParser("response")
+    parser.receive(line + b"\r\n\r\n")
+    parser.end()
+    answer = parser.next()
+    assert answer is not None
+    assert answer.encode() == line + b"\r\n\r\n"
+
+
 @pytest.mark.parametrize(
     ("role", "data", "reason"),
     [

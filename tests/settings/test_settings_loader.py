@@ -157,6 +157,8 @@ def test_a_number_where_names_belong_is_an_unknown_setting(tmp_path: Path) -> No
         (b"[edge\n", "not valid TOML"),
         (b"\xff", "not UTF-8"),
         (b"#" * (1 << 20) + b"#", "larger than"),
+        (b"a = " + b"[" * 5_000, "nested too deeply"),
+        (b"a = " + b"9" * 5_000, "too many digits"),
         (None, "cannot be read: No such file"),
     ],
 )
@@ -173,6 +175,17 @@ def test_a_file_that_is_no_configuration(
 def test_control_characters_in_a_key_are_not_printed(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, GOOD + '"\\u001b[2J" = 1\n')
     assert problem.path == "hosts.0.?[2J"
+
+
+def test_an_error_can_be_printed_whatever_is_in_it() -> None:
+    shown = str(ConfigError(None, (Problem("a", "not valid TOML: \x1b[2J"),)))
+    assert all(line.isprintable() for line in shown.splitlines())
+
+
+def test_a_number_of_any_length_in_a_variable_is_told_in_words(tmp_path: Path) -> None:
+    for name in ("APP__HOSTS__" + "9" * 5_000, "APP__EDGE__PORTS"):
+        with pytest.raises(ConfigError):
+            load_toml(None, Config, "APP", environ={name: "[" + "9" * 5_000 + "]"})
 
 
 @given(
