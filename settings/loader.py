@@ -27,6 +27,7 @@ _SEPARATOR = "__"
 max_config_bytes = 1 << 20
 max_secret_bytes = 4_096
 max_list_items = 1_024
+max_shown_characters = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +52,6 @@ class ConfigError(Exception):
             for problem in problems
         ]
         super().__init__("\n".join([f"The configuration in {name} cannot be used:", *lines]))
-
-
-def _printable(line: str) -> str:
-    """Make what a file named fit for a terminal."""
-    return "".join(character if character.isprintable() else "?" for character in line)
 
 
 def load_toml(
@@ -203,7 +199,7 @@ def _problems(error: ValidationError, origins: Mapping[_Path, str]) -> list[Prob
     problems = []
     for entry in error.errors(include_input=False, include_context=False, include_url=False):
         path = entry["loc"]
-        dotted = ".".join(_printable(str(part)) for part in path)
+        dotted = ".".join(_printable(str(part)[:max_shown_characters]) for part in path)
         origin = _origin(path, origins)
         where = f"{dotted} (from {origin})" if origin else dotted
         message = entry["msg"]
@@ -225,4 +221,4 @@ def _origin(path: _Path, origins: Mapping[_Path, str]) -> str | None:
 
 
 def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text[:80])
+    return "".join(character if character.isprintable() else "?" for character in text)
