@@ -99,6 +99,7 @@ async def run_edge(
             async with flat_nursery() as nursery:
                 edge = await _Edge(config, store, identity, nursery).start(stopped)
                 task_status.started(edge)
+            _log.info("edge_stopped")
     except StoreError as error:
         raise StartFailed(error.reason, str(error)) from error
     finally:
