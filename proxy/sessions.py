@@ -112,10 +112,6 @@ class SessionTable:
         session = self.of_client(client)
         return 0 if session is None else session.app_id
 
-    def on_backend(self, backend: BackendId) -> list[Session]:
-        """Return the sessions that a backend carries, oldest first."""
-        return [session for session in self._by_id.values() if session.backend == backend]
-
     def add(self, session: Session) -> None:
         """Take up a session; the caller has ended the client's former one."""
         if session.client in self._by_client:
