@@ -14,8 +14,6 @@ from moonlight.errors import Malformed, TooLarge
 
 MAX_SEQUENCES_AHEAD: Final = 7 * 0x1000
 """What is further ahead than this is taken for old: numbers have 16 bits."""
-HELD_MESSAGE_BYTES: Final = 256
-"""What holding a message costs beside its own bytes: an empty one is not free."""
 _UNSEQUENCED_WINDOW: Final = 1024
 _UNSEQUENCED_GROUPS_AHEAD: Final = 32 * _UNSEQUENCED_WINDOW
 
@@ -23,18 +21,11 @@ _UNSEQUENCED_GROUPS_AHEAD: Final = 32 * _UNSEQUENCED_WINDOW
 class _Message:
     """A message, whole or with fragments missing."""
 
-    __slots__ = ("_there", "data", "fragments", "missing")
-
     def __init__(self, length: int, fragments: int) -> None:
         self.data = bytearray(length)
         self.fragments = fragments
         self.missing = fragments
         self._there = bytearray(fragments)
-
-    @property
-    def held_bytes(self) -> int:
-        """What it takes of its channel's limit."""
-        return _held_bytes(len(self.data), self.fragments)
 
     def add(self, number: int, offset: int, payload: memoryview | bytes) -> None:
         """Put a fragment in its place, once."""
@@ -42,10 +33,6 @@ class _Message:
             self._there[number] = 1
             self.missing -= 1
             self.data[offset : offset + len(payload)] = payload
-
-
-def _held_bytes(length: int, fragments: int) -> int:
-    return HELD_MESSAGE_BYTES + length + fragments
 
 
 class IncomingChannel:
@@ -115,11 +102,10 @@ class IncomingChannel:
             return
         message = self._held.get(sequence)
         if message is None:
-            held_bytes = self._held_bytes + _held_bytes(length, fragments)
-            if held_bytes > self._max_held_bytes:
+            if self._held_bytes + length > self._max_held_bytes:
                 raise TooLarge("enet_held", "ENet channel holds too much out of order")
             message = self._held[sequence] = _Message(length, fragments)
-            self._held_bytes = held_bytes
+            self._held_bytes += length
         if (message.fragments, len(message.data)) != (fragments, length):
             raise Malformed("enet_fragment", "ENet fragments disagree on their message")
         message.add(number, offset, payload)
@@ -132,7 +118,7 @@ class IncomingChannel:
             for _ in range(message.fragments):
                 self._reliable = (self._reliable + 1) & 0xFFFF
                 if (used := self._held.pop(self._reliable, None)) is not None:
-                    self._held_bytes -= used.held_bytes
+                    self._held_bytes -= len(used.data)
             self._unreliable = 0
         return ready
 
