@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 import signal
 import sys
 import tempfile
@@ -319,10 +320,9 @@ class Demo:
         """Wait until cancelled, while one's own Moonlight may be used."""
         listen, port = self._options.listen, self._http_port
         where = listen if port == standard_http_port else f"{listen}:{port}"
-        command = Path(sys.argv[0]).name if sys.argv[0].endswith("moonhost") else "moonhost"
         self.say(
             f"\nThe demo stays up. Point your own Moonlight at {where}; it shows a PIN. Then:\n"
-            f"  {command} pair PIN --config {self._folder / 'edge.toml'}\n"
+            f"  {own_command()} pair PIN --config {self._folder / 'edge.toml'}\n"
             f"Logs are in {self._folder}. Ctrl-C stops everything."
         )
         await trio.sleep_forever()
@@ -337,6 +337,15 @@ class Demo:
 
     def _failed(self, failure: str, *logs: str) -> CommandFailed:
         return CommandFailed("\n".join([f"{failure}.", *map(self._processes.tail, logs)]))
+
+
+def own_command() -> str:
+    """Return what somebody has to type to run this very installation's command."""
+    beside = Path(sys.executable).parent / "moonhost"
+    if not beside.exists():
+        return f"{sys.executable} -m moonhost"
+    on_path = shutil.which("moonhost")
+    return "moonhost" if on_path and Path(on_path).samefile(beside) else str(beside)
 
 
 def _lost(video: dict[str, Any], played: dict[str, Any]) -> int:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
+# Half a 128-bit key is as long a piece of one as may ever be shown.
+_KEY_DIGITS: Final = re.compile(r"[0-9A-Fa-f]{16,}")
+
 
 def printable(text: str | bytes, max_length: int = 80) -> str:
     """Make text that a peer named safe for a log, a label or a page.
@@ -15,6 +21,15 @@ def printable(text: str | bytes, max_length: int = 80) -> str:
         character if character.isprintable() else "?" for character in text[: max_length + 1]
     )
     return clean if len(clean) <= max_length else clean[: max_length - 1] + "…"
+
+
+def quoted(text: str, max_length: int = 80) -> str:
+    """Make a peer's own words safe to repeat in an error: `printable`, and without keys.
+
+    A peer may echo what it was asked, and that holds a session's key: digits of a key become
+    ``…``.
+    """
+    return printable(_KEY_DIGITS.sub("…", text), max_length)
 
 
 class ProtocolError(Exception):

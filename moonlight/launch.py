@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Final
 
-from moonlight.errors import Malformed, printable
+from moonlight.errors import Malformed, quoted
 from moonlight.http import Query
 from moonlight.xml import Answer, text_element
 
@@ -36,7 +36,7 @@ class RtspUrl:
         """Read ``rtsp://HOST:PORT`` or ``rtspenc://…``; IPv6 addresses are in brackets."""
         match = _url.fullmatch(text)
         if match is None:
-            raise Malformed("bad_session_url", f"{printable(text)} is not an RTSP URL.")
+            raise Malformed("bad_session_url", f"{quoted(text)} is not an RTSP URL.")
         port = int(match["port"] or default_rtsp_port)
         if not 0 < port < 65_536:
             raise Malformed("bad_session_url", f"RTSP port {port} does not exist.")

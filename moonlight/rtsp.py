@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Generic, Literal, TypeVar, cast, overload
 
-from moonlight.errors import Malformed, TooLarge, printable
+from moonlight.errors import Malformed, TooLarge
 from moonlight.flows import Flow
 from moonlight.ping import is_ping_payload
 
@@ -312,7 +312,8 @@ def _parse_head(
             return RtspRequest(match[1], match[2], headers=headers, separators=separators)
     elif match := _STATUS_LINE.fullmatch(first_line):
         return RtspResponse(int(match[1]), match[2], headers=headers, separators=separators)
-    raise Malformed("rtsp_first_line", f"not an RTSP {role}: {printable(first_line)}")
+    # Not quoted: it may be another protocol's request, sent to the wrong port with a key in it.
+    raise Malformed("rtsp_first_line", f"The first line is not that of an RTSP {role}.")
 
 
 def _header_parts(lines: list[str]) -> Iterator[tuple[str, str, str]]:

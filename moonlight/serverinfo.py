@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from moonlight.errors import Malformed, TooLarge, printable
+from moonlight.errors import Malformed, TooLarge, printable, quoted
 from moonlight.xml import Answer, Element, text_element
 
 max_display_modes: Final = 1024
@@ -168,7 +168,7 @@ def _parse_integer(name: str, text: str | None, maximum: int) -> int:
     if text is None or not _number.fullmatch(text) or int(text) > maximum:
         raise Malformed(
             "bad_serverinfo",
-            f"The host's {name} is {printable(text or 'missing')}, "
+            f"The host's {name} is {quoted(text or 'missing')}, "
             f"not a whole number up to {maximum}.",
         )
     return int(text)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from xml.parsers import expat
 
-from moonlight.errors import Malformed, ProtocolError, TooLarge, printable
+from moonlight.errors import Malformed, ProtocolError, TooLarge, quoted
 
 max_depth: Final = 16
 max_elements: Final = 16_384
@@ -87,7 +87,7 @@ class Answer:
     @property
     def status_message(self) -> str:
         """The host's own words about an error, made safe; empty if it has none."""
-        return printable(dict(self.attributes).get("status_message", ""), 200)
+        return quoted(dict(self.attributes).get("status_message", ""), 200)
 
     def checked(self) -> Answer:
         """Give this answer if it is a good one, raise `HostRefused` otherwise."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from moonhost import cli
+from moonhost.demo import own_command
 from moonhost.sample_configs import write_edge_config
 
 Run = Callable[..., tuple[int, str, str]]
@@ -77,6 +78,14 @@ def test_a_token_is_printed_once_and_only_its_hash_is_kept(run: Run, tmp_path: P
     kept = b"".join(file.read_bytes() for file in (tmp_path / "edge").iterdir())
     assert len(token.strip()) > 40
     assert token.strip().encode() not in kept
+
+
+def test_the_command_that_the_demo_tells_can_be_typed() -> None:
+    told = subprocess.run(
+        [*own_command().split(), "--version"], capture_output=True, timeout=30, check=False
+    )
+
+    assert told.returncode == 0
 
 
 def test_a_token_for_no_name_is_refused(run: Run, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moonlight.errors import Malformed, ProtocolError, printable
+from moonlight.errors import Malformed, ProtocolError, printable, quoted
 
 
 @given(st.one_of(st.text(), st.binary()), st.integers(1, 100))
@@ -29,6 +29,13 @@ def test_control_characters_are_shown_as_question_marks() -> None:
 def test_what_is_cut_ends_in_an_ellipsis() -> None:
     assert printable("a" * 10, 5) == "aaaa…"
     assert printable(b"\xff" * 3, 5) == "\ufffd" * 3
+
+
+def test_a_key_that_a_peer_echoes_is_not_repeated() -> None:
+    key = "00112233445566778899aabbccddeeff"
+
+    assert quoted(f"bad query rikey={key}&rikeyid=1") == "bad query rikey=…&rikeyid=1"
+    assert quoted("app 378473508 is busy") == "app 378473508 is busy"
 
 
 def test_an_error_has_a_reason_for_labels_and_a_sentence_for_people() -> None:

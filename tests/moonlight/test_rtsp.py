@@ -149,6 +149,15 @@ def test_a_message_may_have_no_headers() -> None:
     assert response(b"RTSP/1.0 404\r\n\r\n").encode() == b"RTSP/1.0 404\r\n\r\n"
 
 
+def test_a_key_sent_to_the_wrong_port_is_not_quoted() -> None:
+    parser = RtspParser("request")
+    parser.receive(b"GET /launch?appid=1&rikey=00112233445566778899aabbccddeeff HTTP/1.1\r\n\r\n")
+    with pytest.raises(Malformed) as refusal:
+        parser.next()
+    assert "rikey" not in str(refusal.value)
+    assert "0011" not in str(refusal.value)
+
+
 @pytest.mark.parametrize("line", [b"RTSP/1.0 200", b"RTSP/1.0 200 ", b"RTSP/1.0 200 OK"])
 def test_a_status_line_is_written_as_it_came(line: bytes) -> None:
     parser = RtspParser("response")
