@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from proxy.errors import StartFailed
-from proxy.networks import network_of
+from revdial.networks import network_of
 
 _log = structlog.get_logger()
 

@@ -22,7 +22,7 @@ from moonlight.identity import Identity
 from moonlight.pairing import PairingOutcome, PairingServer, PairingState, client_introduction
 from moonlight.xml import Answer
 from proxy.errors import Refused
-from proxy.networks import network_of
+from revdial.networks import network_of
 
 _log = structlog.get_logger()
 

@@ -32,8 +32,11 @@ class ListenerLimits(TransportLimits):
 
     pickup_timeout_s: float = 10.0
     heartbeat_interval_s: float = 10.0
-    max_waiting: int = 64
+    max_waiting: int = 512
     """Connections that have not been authenticated, or have not said hello."""
+    max_waiting_per_address: int = 64
+    """Of one address. Where an agent is connected, as many more as it may have data connections,
+    and strangers elsewhere cannot take those places."""
     max_data_connections: int = 256
     """Of one agent, open or being opened."""
     max_requests: int = 64

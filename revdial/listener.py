@@ -27,6 +27,7 @@ from revdial.admission import HelloRefused, answers, bearer_of, check_hello, noi
 from revdial.errors import BadMessage, TunnelClosed, printable, where
 from revdial.limits import ListenerLimits
 from revdial.messages import CloseCode, Hello, decode_from_agent
+from revdial.networks import network_of
 from revdial.observer import Counters, Refusal, TunnelObserver
 from revdial.pending import Pending, PendingTable
 from revdial.tunnel import AgentTunnel
@@ -50,6 +51,8 @@ class _Visitor:
     """What is known of one connection while it is let in."""
 
     address: str
+    network: str = ""
+    """What limits per address count it under."""
     agent_id: str = ""
     tunnel: AgentTunnel | None = None
     claim: Pending[TunnelWebSocket] | None = None
@@ -79,6 +82,8 @@ class TunnelListener:
         self._tunnels: dict[str, AgentTunnel] = {}
         self._dials: PendingTable[TunnelWebSocket] = PendingTable()
         self._serials = itertools.count(1)
+        self._homes: dict[AgentTunnel, str] = {}
+        """The network that each live tunnel came from."""
         self._waiting: set[_Visitor] = set()
         self._log = structlog.get_logger()
         self._library_log = library_log()
@@ -116,9 +121,9 @@ class TunnelListener:
 
     async def _accept(self, ssl_context: ssl.SSLContext | None, stream: trio.SocketStream) -> None:
         """Serve one connection; whatever happens to it stays here."""
-        visitor = _Visitor(_address_of(stream))
+        visitor = _Visitor(_address_of(stream), _network_of_peer(stream))
         try:
-            if len(self._waiting) >= self._limits.max_waiting:
+            if not self._has_room_for(visitor):
                 self._refuse(visitor, Refusal.TOO_MANY_WAITING)
                 return
             self._waiting.add(visitor)
@@ -136,6 +141,14 @@ class TunnelListener:
                 # Does nothing where it was delivered.
                 visitor.claim.fail(TunnelClosed("data_connection_lost"))
             await trio.aclose_forcefully(stream)
+
+    def _has_room_for(self, visitor: _Visitor) -> bool:
+        """Tell whether one more may wait; whoever holds places must not shut agents out."""
+        limits = self._limits
+        same = sum(waiting.network == visitor.network for waiting in self._waiting)
+        if visitor.network in self._homes.values():
+            return same < limits.max_waiting_per_address + limits.max_data_connections
+        return same < limits.max_waiting_per_address and len(self._waiting) < limits.max_waiting
 
     async def _serve_connection(
         self, visitor: _Visitor, stream: trio.SocketStream, ssl_context: ssl.SSLContext | None
@@ -258,6 +271,7 @@ class TunnelListener:
         )
         older = self._tunnels.get(tunnel.agent_id)
         self._tunnels[tunnel.agent_id] = tunnel
+        self._homes[tunnel] = visitor.network
         if older is not None:
             older.close(CloseCode.REPLACED, "replaced")
         log = self._log.bind(agent=printable(tunnel.agent_id), tunnel=tunnel.serial)
@@ -266,6 +280,7 @@ class TunnelListener:
         try:
             await tunnel.run(self._on_agent)
         finally:
+            del self._homes[tunnel]
             if self._tunnels.get(tunnel.agent_id) is tunnel:
                 del self._tunnels[tunnel.agent_id]
             log.info("tunnel_down", reason=tunnel.reason)
@@ -290,6 +305,12 @@ class TunnelListener:
                 Refusal.BAD_MESSAGE, CloseCode.PROTOCOL_ERROR, error.message
             ) from None
         return check_hello(message, visitor.agent_id)
+
+
+def _network_of_peer(stream: trio.SocketStream) -> str:
+    with suppress(OSError):
+        return network_of(str(stream.socket.getpeername()[0]))
+    return ""
 
 
 def _address_of(stream: trio.SocketStream) -> str:

@@ -229,8 +229,11 @@ async def test_a_slow_handshake_is_given_up(inside_tls: bool) -> None:
             await settled(at, Refusal.HANDSHAKE_TIMEOUT)
 
 
-async def test_only_so_many_may_wait_to_be_let_in() -> None:
-    async with edge(limits=ListenerLimits(max_waiting=2)) as at:
+@pytest.mark.parametrize(
+    "limits", [ListenerLimits(max_waiting=2), ListenerLimits(max_waiting_per_address=2)]
+)
+async def test_only_so_many_may_wait_to_be_let_in(limits: ListenerLimits) -> None:
+    async with edge(limits=limits) as at:
         first = await trio.open_tcp_stream("127.0.0.1", at.port)
         second = await trio.open_tcp_stream("127.0.0.1", at.port)
         third = await trio.open_tcp_stream("127.0.0.1", at.port)
@@ -245,6 +248,26 @@ async def test_only_so_many_may_wait_to_be_let_in() -> None:
         async with at.websocket() as websocket:
             await websocket.send(HELLO)
             await websocket.recv()
+
+
+async def test_idle_strangers_do_not_keep_a_connected_agent_from_dialling_back() -> None:
+    """Loopback has many addresses: the strangers come from others than the agent does."""
+    agent = Agent()
+    async with tunnel(agent, limits=ListenerLimits(max_waiting=2)) as (at, home):
+        strangers = [
+            await trio.open_tcp_stream("127.0.0.1", at.port, local_address=f"127.0.0.{number}")
+            for number in (101, 102)
+        ]
+        with trio.fail_after(5):
+            while at.listener.waiting < len(strangers):
+                await trio.testing.wait_all_tasks_blocked(0.001)
+
+        with trio.fail_after(5):
+            async with await home.open_stream("h1", "http", origin="c"):
+                pass
+
+        for stranger in strangers:
+            await stranger.aclose()
 
 
 class ByHand(Agent):

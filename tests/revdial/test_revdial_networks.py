@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.networks import network_of
+from revdial.networks import network_of
 
 
 @pytest.mark.parametrize(
