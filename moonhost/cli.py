@@ -144,9 +144,8 @@ async def clients(
     *, config: ProxyConfigPath = default_proxy_config, as_json: AsJson = False
 ) -> None:
     """List the paired clients."""
-    async with AdminClient.of(_proxy_settings(config)) as edge:
-        known = await edge.get("/api/v1/clients")
-    _show(known, as_json, ("id", "name", "paired_at", "app"), "No client is paired.")
+    columns = ("id", "name", "paired_at", "app")
+    await _list("clients", config, as_json, columns, "No client is paired.")
 
 
 @clients_app.command
@@ -162,10 +161,8 @@ async def sessions(
     *, config: ProxyConfigPath = default_proxy_config, as_json: AsJson = False
 ) -> None:
     """List the sessions."""
-    async with AdminClient.of(_proxy_settings(config)) as edge:
-        running = await edge.get("/api/v1/sessions")
     columns = ("id", "client_address", "backend", "region", "app", "mode", "state", "started_at")
-    _show(running, as_json, columns, "Nobody plays.")
+    await _list("sessions", config, as_json, columns, "Nobody plays.")
 
 
 @sessions_app.command
@@ -181,10 +178,8 @@ async def backends(
     *, config: ProxyConfigPath = default_proxy_config, as_json: AsJson = False
 ) -> None:
     """List the hosts whose agents are connected."""
-    async with AdminClient.of(_proxy_settings(config)) as edge:
-        known = await edge.get("/api/v1/backends")
     columns = ("id", "region", "healthy", "draining", "sessions", "max_sessions", "rtt_ms")
-    _show(known, as_json, columns, "No agent is connected.")
+    await _list("backends", config, as_json, columns, "No agent is connected.")
 
 
 @token_app.command(name="agent")
@@ -323,6 +318,14 @@ def _path_part(text: str) -> str:
     if not text.isalnum():
         raise CommandFailed("An id has letters and digits only; the list shows it.")
     return text
+
+
+async def _list(
+    what: str, config: Path, as_json: bool, columns: tuple[str, ...], nothing: str
+) -> None:
+    async with AdminClient.of(_proxy_settings(config)) as edge:
+        rows = await edge.get(f"/api/v1/{what}")
+    _show(rows, as_json, columns, nothing)
 
 
 def _show(

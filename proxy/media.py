@@ -66,18 +66,13 @@ class Media:
             OSError: an address or port cannot be had.
 
         """
-        handlers = {
-            Flow.VIDEO: lambda arrival: self._on_ping(Flow.VIDEO, arrival),
-            Flow.AUDIO: lambda arrival: self._on_ping(Flow.AUDIO, arrival),
-            Flow.CONTROL: self._on_control,
-        }
         opened: list[tuple[UdpPort, Callable[[Arrival], None]]] = []
         with ExitStack() as closing:
             for address in addresses:
                 for flow, number in ports.items():
                     port = UdpPort(address, number)
                     closing.callback(port.close)
-                    opened.append((port, handlers[flow]))
+                    opened.append((port, self._handler(flow)))
             async with trio.open_nursery() as nursery:
                 for port, handler in opened:
                     nursery.start_soon(port.run, handler)
@@ -136,7 +131,7 @@ class Media:
         flow = running.flow
         with running.cancel:
             try:
-                end = await flow.run(on_stray=self._on_stray(flow.kind))
+                end = await flow.run(on_stray=self._handler(flow.kind))
             except Exception:
                 # Whatever it was, the other sessions of this edge have nothing to do with it.
                 _log.exception("flow_failed", session=flow.session, flow=str(flow.kind))
@@ -145,7 +140,8 @@ class Media:
                 self._stop(flow.session, flow.kind)
                 self._on_end(flow.session, flow.kind, end)
 
-    def _on_stray(self, kind: Flow) -> Callable[[Arrival], None]:
+    def _handler(self, kind: Flow) -> Callable[[Arrival], None]:
+        """Return what takes a datagram that has no flow's own socket to arrive at."""
         if kind is Flow.CONTROL:
             return self._on_control
         return lambda arrival: self._on_ping(kind, arrival)

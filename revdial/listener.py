@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import ssl
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -82,8 +83,8 @@ class TunnelListener:
         self._tunnels: dict[str, AgentTunnel] = {}
         self._dials: PendingTable[TunnelWebSocket] = PendingTable()
         self._serials = itertools.count(1)
-        self._homes: dict[AgentTunnel, str] = {}
-        """The network that each live tunnel came from."""
+        self._homes: Counter[str] = Counter()
+        """How many live tunnels came from each network; looked up at every connection."""
         self._waiting: set[_Visitor] = set()
         self._log = structlog.get_logger()
         self._library_log = library_log()
@@ -146,7 +147,7 @@ class TunnelListener:
         """Tell whether one more may wait; whoever holds places must not shut agents out."""
         limits = self._limits
         same = sum(waiting.network == visitor.network for waiting in self._waiting)
-        if visitor.network in self._homes.values():
+        if visitor.network in self._homes:
             return same < limits.max_waiting_per_address + limits.max_data_connections
         return same < limits.max_waiting_per_address and len(self._waiting) < limits.max_waiting
 
@@ -271,7 +272,7 @@ class TunnelListener:
         )
         older = self._tunnels.get(tunnel.agent_id)
         self._tunnels[tunnel.agent_id] = tunnel
-        self._homes[tunnel] = visitor.network
+        self._homes[visitor.network] += 1
         if older is not None:
             older.close(CloseCode.REPLACED, "replaced")
         log = self._log.bind(agent=printable(tunnel.agent_id), tunnel=tunnel.serial)
@@ -280,7 +281,9 @@ class TunnelListener:
         try:
             await tunnel.run(self._on_agent)
         finally:
-            del self._homes[tunnel]
+            self._homes[visitor.network] -= 1
+            if not self._homes[visitor.network]:
+                del self._homes[visitor.network]
             if self._tunnels.get(tunnel.agent_id) is tunnel:
                 del self._tunnels[tunnel.agent_id]
             log.info("tunnel_down", reason=tunnel.reason)
