@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +27,7 @@ from revdial.listener import TunnelListener
 from revdial.messages import AppOffer
 from revdial.tunnel import AgentTunnel
 from settings import ConfigError
+from tests.waiting import until
 
 TOKEN = "hunter2-hunter2"
 PIN = "0042"
@@ -299,7 +300,7 @@ async def test_the_edges_certificate_is_verified(tmp_path: Path) -> None:
                         assert (await it.tunnel()).agent_id == "alpha"
                     else:
                         failed = partial(_logged, logs, "tunnel_not_connected")
-                        await _until(failed)
+                        await until(failed)
                         assert TOKEN not in str(logs)
                         with pytest.raises(trio.WouldBlock):
                             it.tunnels.receive_nowait()
@@ -308,12 +309,6 @@ async def test_the_edges_certificate_is_verified(tmp_path: Path) -> None:
 
 def _logged(logs: list[Any], event: str) -> bool:
     return any(entry["event"] == event for entry in logs)
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(5):
-        while not condition():
-            await trio.lowlevel.checkpoint()
 
 
 @pytest.mark.parametrize("content", [None, "not a certificate"])

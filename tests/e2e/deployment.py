@@ -25,6 +25,7 @@ from settings import load_toml
 from simulator.config import DEFAULT_APPS, HostConfig, Traps
 from simulator.host import HostHandle, run_host
 from tests.e2e.real_client import RealClient
+from tests.waiting import until
 
 start_timeout_s = 30.0
 _tests_start = 6_000
@@ -77,8 +78,13 @@ class Deployment:
 
         async def tell() -> None:
             async with self.admin() as edge:
-                while not (pending := await edge.get("/api/v1/pairings")):
-                    await trio.lowlevel.checkpoint()
+                pending: list[Any] = []
+
+                async def asked() -> bool:
+                    pending[:] = await edge.get("/api/v1/pairings")
+                    return bool(pending)
+
+                await until(asked, start_timeout_s)
                 outcome["pairing"] = await edge.post(
                     f"/api/v1/pairings/{pending[-1]['id']}", {"pin": told or pin}
                 )
@@ -106,9 +112,7 @@ class Deployment:
 
     async def wait_for_backends(self, count: int) -> None:
         """Wait until so many backends are there."""
-        with trio.fail_after(start_timeout_s):
-            while len(self.edge.fleet.backends()) != count:
-                await trio.lowlevel.checkpoint()
+        await until(lambda: len(self.edge.fleet.backends()) == count, start_timeout_s)
 
 
 @asynccontextmanager

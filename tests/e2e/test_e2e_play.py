@@ -19,6 +19,7 @@ from proxy.hosts import HostRequest, ask_xml
 from simulator.config import Traps
 from tests.e2e.deployment import Deployment, HostPlan, deployed
 from tests.e2e.real_client import ClientFailed, RealClient
+from tests.waiting import until
 
 pytestmark = pytest.mark.client
 
@@ -138,9 +139,12 @@ async def test_pauses_resumes_on_the_same_backend_and_quits(tmp_path: Path) -> N
 
 async def paused(deployment: Deployment) -> Any:
     """Wait until no session streams any more."""
-    with trio.fail_after(15):
-        while any(session["state"] != "paused" for session in await deployment.sessions()):
-            await trio.lowlevel.checkpoint()
+
+    async def nobody_streams() -> bool:
+        sessions = await deployment.sessions()
+        return all(session["state"] == "paused" for session in sessions)
+
+    await until(nobody_streams, 15)
     return await deployment.sessions()
 
 

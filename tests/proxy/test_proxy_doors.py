@@ -13,6 +13,7 @@ import trio.testing
 from proxy import doors as doors_module
 from proxy.doors import Connection, Doors, open_doors
 from proxy.errors import StartFailed
+from tests.waiting import until
 
 LOOPBACK = "127.0.0.1"
 
@@ -55,12 +56,6 @@ async def is_closed(stream: trio.SocketStream) -> bool:
     return True
 
 
-async def until_open(doors: Doors, number: int) -> None:
-    with trio.fail_after(5):
-        while doors.open_connections != number:  # noqa: ASYNC110 - the kernel has no event
-            await trio.sleep(0.001)
-
-
 async def test_a_connection_knows_its_addresses_and_is_closed_when_served() -> None:
     doors, visits = Doors(max_connections=9, max_connections_per_address=9), Visits()
     async with open_at(doors, visits) as port:
@@ -71,7 +66,7 @@ async def test_a_connection_knows_its_addresses_and_is_closed_when_served() -> N
         assert doors.open_connections == 1
         visits.let_go.set()
         assert await is_closed(stream)
-        await until_open(doors, 0)
+        await until(lambda: doors.open_connections == 0)
         assert not doors._open
         await stream.aclose()
 
@@ -101,7 +96,7 @@ async def test_there_are_only_so_many_in_all_and_room_comes_back() -> None:
         assert doors.refused == {"too_many_connections": 1}
         visits.let_go.set()
         assert await is_closed(first)
-        await until_open(doors, 0)
+        await until(lambda: doors.open_connections == 0)
         again = await trio.open_tcp_stream(LOOPBACK, port)
         await visits.number(2)
         for stream in (first, refused, again):
@@ -128,7 +123,7 @@ async def test_what_happens_to_one_connection_stays_there(
                 await visits.number(number)
                 assert await is_closed(stream)
                 await stream.aclose()
-            await until_open(doors, 0)
+            await until(lambda: doors.open_connections == 0)
     assert [event["event"] for event in logged] == events * 2
 
 

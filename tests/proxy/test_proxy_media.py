@@ -19,6 +19,7 @@ from proxy.udp_port import Arrival, Endpoint, UdpPort, connect_socket
 from revdial.errors import DialRefused, TunnelClosed
 from revdial.flow import DatagramChannel
 from revdial.framing import Batch, Run, gather
+from tests.waiting import until
 
 LOOPBACK = "127.0.0.1"
 SECRETS = {"a": "aaaaaaaaaaaaaaaa", "b": "bbbbbbbbbbbbbbbb"}
@@ -172,12 +173,6 @@ class Edge:
         self.clients.append(await Client(self.ports[kind], ip).open())
         return self.clients[-1]
 
-    async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait for what the kernel and other tasks are about to do."""
-        with trio.fail_after(5):
-            while not holds():  # noqa: ASYNC110 - counters have no event
-                await trio.sleep(0.001)
-
 
 def free_ports(number: int) -> list[int]:
     sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(number)]
@@ -248,8 +243,8 @@ async def test_nothing_is_sent_before_a_client_has_proven_its_payload(
     for datagram in (b"PING", build_ping("wrong-wrong-wron", 1), b"", b"\xff" * 1_400):
         await client.send(datagram)
     channel.from_host(b"secret picture")
-    await edge.until(lambda: made.drops()["client_not_bound"] == 1)
-    await edge.until(lambda: edge.media.dropped.total() == 4)
+    await until(lambda: made.drops()["client_not_bound"] == 1)
+    await until(lambda: edge.media.dropped.total() == 4)
     drops = {reason: number for reason, number in edge.media.drops().items() if number}
     assert drops == {
         "ping_without_payload": 1,
@@ -265,7 +260,7 @@ async def test_nothing_is_sent_before_a_client_has_proven_its_payload(
 async def test_a_payload_counts_only_for_its_own_kind_of_flow(edge: Edge, tunnels: Tunnels) -> None:
     edge.media.add(made := flow(tunnels))
     await (await edge.client(Flow.AUDIO)).send(build_ping(SECRETS["a"], 1))
-    await edge.until(lambda: edge.media.dropped["unknown_secret"] == 1)
+    await until(lambda: edge.media.dropped["unknown_secret"] == 1)
     assert made.bound_to is None
 
 
@@ -329,7 +324,7 @@ async def test_a_flow_moves_only_so_often(edge: Edge, tunnels: Tunnels) -> None:
     await (await tunnels.channel()).until_host_heard(1)
     for counter in range(5):
         await second.send(build_ping(SECRETS["a"], counter))
-    await edge.until(lambda: edge.media.dropped["rebinding_too_often"] == 5)
+    await until(lambda: edge.media.dropped["rebinding_too_often"] == 5)
     assert made.bound_to == first.endpoint
 
 
@@ -346,7 +341,7 @@ async def test_what_a_client_sends_while_its_tunnel_is_being_dialled_is_kept(edg
     edge.media.add(made)
     client = await edge.client()
     await client.send(build_ping(SECRETS["a"], 1))
-    await edge.until(lambda: made.bound_to is not None)
+    await until(lambda: made.bound_to is not None)
     await client.send(build_ping(SECRETS["a"], 2))
     may_dial.set()
     channel = await tunnels.channel()
@@ -426,7 +421,7 @@ async def test_a_client_that_falls_silent_ends_the_flow_and_its_secret_is_worth_
     assert edge.ended == [(SessionId("a"), Flow.VIDEO, FlowEnd.CLIENT_SILENT)]
     assert edge.media.flows_of(SessionId("a")) == [made]
     await client.send(build_ping(SECRETS["a"], 2))
-    await edge.until(lambda: edge.media.dropped["unknown_secret"] == 1)
+    await until(lambda: edge.media.dropped["unknown_secret"] == 1)
     edge.media.forget(SessionId("a"))
     assert edge.media.flows_of(SessionId("a")) == []
     assert not edge.media._running
@@ -453,7 +448,7 @@ async def test_a_flow_set_up_anew_takes_the_place_of_the_former_one(edge: Edge) 
     channel = await former.channel()
     await channel.until_host_heard(1)
     edge.media.add(flow(tunnels, secret="new-new-new-new0"))
-    await edge.until(lambda: channel.closed)
+    await until(lambda: channel.closed)
     await client.send(build_ping("new-new-new-new0", 2))
     await (await tunnels.channel()).until_host_heard(1)
     assert edge.ended == []
@@ -465,11 +460,11 @@ async def test_stopped_flows_keep_their_figures_until_they_are_forgotten(
     edge.media.add(made := flow(tunnels))
     channel = await tunnels.channel()
     channel.from_host(b"too early", b"too late!")
-    await edge.until(lambda: made.drops()["client_not_bound"] == 2)
+    await until(lambda: made.drops()["client_not_bound"] == 2)
     edge.media.stop(SessionId("a"))
     assert edge.media.flows_of(SessionId("a")) == [made]
     assert edge.media.drops()["client_not_bound"] == 2
-    await edge.until(lambda: channel.closed)
+    await until(lambda: channel.closed)
     edge.media.forget(SessionId("a"))
     assert edge.media.flows_of(SessionId("a")) == []
     assert edge.media.drops()["client_not_bound"] == 2
@@ -484,7 +479,7 @@ async def test_losses_before_the_tunnel_are_seen_in_the_numbers(
     await channel.until_host_heard(1)
     rtp = [bytes([0x90, 0, 0, number]) + bytes(12) for number in (0, 1, 4)]
     channel.from_host(*rtp)
-    await edge.until(lambda: made.gaps.received == 3)
+    await until(lambda: made.gaps.received == 3)
     assert made.gaps.missing == 2
 
 
@@ -532,7 +527,7 @@ async def test_connect_data_is_not_enough_from_an_address_that_has_proven_nothin
     await stranger.send(connect(7))
     await stranger.send(connect(8))
     await stranger.send(b"\x00\x01 some ENet")
-    await edge.until(lambda: edge.media.dropped.total() == 3)
+    await until(lambda: edge.media.dropped.total() == 3)
     assert edge.media.dropped == {
         "control_from_unproven_address": 1,
         "unknown_secret": 1,
@@ -560,7 +555,7 @@ async def test_a_connection_of_an_earlier_edge_process_is_taken_up_from_the_same
     stranger = await edge.client(Flow.CONTROL)
     edge.media.add(made := flow(tunnels, kind=Flow.CONTROL, secret=7, last_seen_at=client.endpoint))
     await stranger.send(b"\x00\x01 some ENet")
-    await edge.until(lambda: edge.media.dropped["control_of_unknown"] == 1)
+    await until(lambda: edge.media.dropped["control_of_unknown"] == 1)
     assert made.bound_to is None
     await client.send(b"\x00\x01 some ENet")
     assert await (await tunnels.channel()).until_host_heard(1) == [b"\x00\x01 some ENet"]

@@ -19,6 +19,7 @@ from moonlight.tls import client_context
 from moonlight.xml import Answer
 from simulator.config import HostConfig, Traps
 from simulator.host import HostHandle
+from tests.waiting import until
 
 UNIQUE_ID = "0123456789ABCDEF"
 PIN = "1234"
@@ -47,13 +48,6 @@ def host_config(state_dir: Path, traps: Traps, **changes: object) -> HostConfig:
     return HostConfig(
         name="sim", region="eu-west", traps=traps, state_dir=state_dir, **{**ports, **changes}
     )
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that other tasks bring about."""
-    with trio.fail_after(DEADLINE_S):
-        while not condition():
-            await trio.lowlevel.checkpoint()
 
 
 @dataclass(frozen=True)
