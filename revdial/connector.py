@@ -9,19 +9,19 @@ from urllib.parse import urlsplit
 
 import trio
 from websockets.client import ClientProtocol
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import InvalidHandshake, InvalidStatus
 from websockets.uri import parse_uri
 
 from revdial.backoff import Outcome
 from revdial.errors import TunnelError, printable
 from revdial.limits import TransportLimits
+from revdial.transport import Transport
 from revdial.websocket import (
-    ClientWebSocket,
-    close_timeout_s,
+    TunnelWebSocket,
     library_log,
-    max_queued_messages,
     message_limit,
     tune,
+    upgrade_as_client,
 )
 
 
@@ -57,70 +57,53 @@ class Connector:
         self._library_log = library_log()
 
     @asynccontextmanager
-    async def open(self, path: str) -> AsyncIterator[ClientWebSocket]:
+    async def open(self, path: str) -> AsyncIterator[TunnelWebSocket]:
         """A WebSocket to this path of the edge for as long as the block runs, or `NotConnected`.
 
         What the block raises comes out in an exception group, as of a nursery.
         """
-        failed: NotConnected | None = None
-        async with trio.open_nursery() as nursery:
-            try:
-                websocket = await self._connect(nursery, path)
-            except NotConnected as error:
-                failed = error
-            else:
-                websocket.start_keepalive()
+        websocket = await self._connect(path)
+        limits = self._limits
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(
+                    websocket.keep_alive, limits.ping_interval_s, limits.ping_timeout_s
+                )
                 yield websocket
                 await websocket.close_politely()
-            nursery.cancel_scope.cancel()
-        if failed is not None:
-            raise failed
+                nursery.cancel_scope.cancel()
+        finally:
+            await websocket.abort()
 
-    async def _connect(self, nursery: trio.Nursery, path: str) -> ClientWebSocket:
+    async def _connect(self, path: str) -> TunnelWebSocket:
         try:
             with trio.fail_after(self._limits.handshake_timeout_s):
-                return await self._handshake(nursery, path, await self._open_stream())
+                stream = await trio.open_tcp_stream(self.host, self.port)
+                return await self._handshake(path, Transport.of(stream))
         except trio.TooSlowError:
             raise NotConnected(Outcome.FAILED, "the edge did not answer in time") from None
-        except (OSError, InvalidHandshake, ConnectionClosed, trio.BrokenResourceError) as error:
+        except (OSError, InvalidHandshake, trio.BrokenResourceError) as error:
             raise explain(error) from None
 
-    async def _handshake(
-        self, nursery: trio.Nursery, path: str, stream: trio.abc.Stream
-    ) -> ClientWebSocket:
-        try:
-            if self._ssl_context is not None:
-                stream = trio.SSLStream(
-                    stream, self._ssl_context, server_hostname=self.host, https_compatible=True
-                )
-                await stream.do_handshake()
-            websocket = ClientWebSocket(
-                nursery,
-                stream,
-                ClientProtocol(
-                    parse_uri(self._base + path),
-                    max_size=message_limit(path),
-                    logger=self._library_log,
-                ),
-                ping_interval=self._limits.ping_interval_s,
-                ping_timeout=self._limits.ping_timeout_s,
-                close_timeout=close_timeout_s,
-                max_queue=max_queued_messages,
-            )
-            await websocket.handshake({"Authorization": f"Bearer {self._token}"}, None)
-        except BaseException:
-            await trio.aclose_forcefully(stream)
-            raise
-        return websocket
-
-    async def _open_stream(self) -> trio.SocketStream:
-        stream = await trio.open_tcp_stream(self.host, self.port)
+    async def _handshake(self, path: str, transport: Transport) -> TunnelWebSocket:
         tune(
-            stream,
+            transport.socket,
             user_timeout_ms=self._limits.tcp_user_timeout_ms,
             unsent_limit_bytes=self._limits.tcp_unsent_limit_bytes,
         )
-        return stream
+        try:
+            if self._ssl_context is not None:
+                await transport.start_tls(self._ssl_context, server_hostname=self.host)
+            protocol = ClientProtocol(
+                parse_uri(self._base + path),
+                max_size=message_limit(path),
+                logger=self._library_log,
+            )
+            headers = {"Authorization": f"Bearer {self._token}"}
+            return await upgrade_as_client(transport, protocol, headers)
+        except BaseException:
+            transport.close()
+            raise
 
 
 def explain(error: BaseException) -> NotConnected:

@@ -22,7 +22,6 @@ import trio
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
-from websockets.trio.server import Server, ServerConnection
 
 from revdial.admission import HelloRefused, answers, bearer_of, check_hello, noise
 from revdial.errors import BadMessage, TunnelClosed, printable, where
@@ -31,18 +30,17 @@ from revdial.messages import CloseCode, Hello, decode_from_agent
 from revdial.networks import network_of
 from revdial.observer import Counters, Refusal, TunnelObserver
 from revdial.pending import Pending, PendingTable
+from revdial.transport import Transport
 from revdial.tunnel import AgentTunnel
 from revdial.websocket import (
-    ServerWebSocket,
     TunnelWebSocket,
     address_text,
-    close_timeout_s,
     control_path,
     data_path,
     library_log,
-    max_queued_messages,
     message_limit,
     tune,
+    upgrade_as_server,
     why_closed,
 )
 
@@ -88,8 +86,6 @@ class TunnelListener:
         self._waiting: set[_Visitor] = set()
         self._log = structlog.get_logger()
         self._library_log = library_log()
-        # The library's connections ask their server one thing: whether it is closing.
-        self._server = Server([], trio.aclose_forcefully, self._library_log)
 
     @property
     def tunnels(self) -> Mapping[str, AgentTunnel]:
@@ -123,17 +119,18 @@ class TunnelListener:
     async def _accept(self, ssl_context: ssl.SSLContext | None, stream: trio.SocketStream) -> None:
         """Serve one connection; whatever happens to it stays here."""
         visitor = _Visitor(_address_of(stream), _network_of_peer(stream))
+        transport = Transport.of(stream)
         try:
             if not self._has_room_for(visitor):
                 self._refuse(visitor, Refusal.TOO_MANY_WAITING)
                 return
             self._waiting.add(visitor)
             tune(
-                stream,
+                transport.socket,
                 user_timeout_ms=self._limits.tcp_user_timeout_ms,
                 unsent_limit_bytes=self._limits.tcp_unsent_limit_bytes,
             )
-            await self._serve_connection(visitor, stream, ssl_context)
+            await self._serve_connection(visitor, transport, ssl_context)
         except Exception as error:
             self._log.error("agent_connection_failed", error=where(error), address=visitor.address)
         finally:
@@ -141,7 +138,7 @@ class TunnelListener:
             if visitor.claim is not None:
                 # Does nothing where it was delivered.
                 visitor.claim.fail(TunnelClosed("data_connection_lost"))
-            await trio.aclose_forcefully(stream)
+            transport.close()
 
     def _has_room_for(self, visitor: _Visitor) -> bool:
         """Tell whether one more may wait; whoever holds places must not shut agents out."""
@@ -152,82 +149,67 @@ class TunnelListener:
         return same < limits.max_waiting_per_address and len(self._waiting) < limits.max_waiting
 
     async def _serve_connection(
-        self, visitor: _Visitor, stream: trio.SocketStream, ssl_context: ssl.SSLContext | None
+        self, visitor: _Visitor, transport: Transport, ssl_context: ssl.SSLContext | None
     ) -> None:
+        websocket = await self._let_in(visitor, transport, ssl_context)
+        if websocket is None:
+            return
+        limits = self._limits
         async with trio.open_nursery() as nursery:
-            websocket = await self._let_in(visitor, nursery, stream, ssl_context)
-            if websocket is None:
-                nursery.cancel_scope.cancel()
-                return
-            websocket.start_keepalive()
-            if visitor.claim is not None and visitor.tunnel is not None:
-                self._waiting.discard(visitor)
-                await visitor.tunnel.hold(websocket, visitor.claim)
-            else:
-                await self._serve_agent(visitor, websocket)
+            nursery.start_soon(websocket.keep_alive, limits.ping_interval_s, limits.ping_timeout_s)
+            try:
+                if visitor.claim is not None and visitor.tunnel is not None:
+                    self._waiting.discard(visitor)
+                    await visitor.tunnel.hold(websocket, visitor.claim)
+                else:
+                    await self._serve_agent(visitor, websocket)
+            finally:
+                await websocket.abort()
             nursery.cancel_scope.cancel()
 
     async def _let_in(
-        self,
-        visitor: _Visitor,
-        nursery: trio.Nursery,
-        stream: trio.abc.Stream,
-        ssl_context: ssl.SSLContext | None,
-    ) -> ServerWebSocket | None:
+        self, visitor: _Visitor, transport: Transport, ssl_context: ssl.SSLContext | None
+    ) -> TunnelWebSocket | None:
         """TLS, the request and the answer, within one deadline; None where it was refused."""
         with trio.move_on_after(self._limits.handshake_timeout_s) as scope:
             if ssl_context is not None:
-                stream = trio.SSLStream(
-                    stream, ssl_context, server_side=True, https_compatible=True
-                )
                 try:
-                    await stream.do_handshake()
+                    await transport.start_tls(ssl_context, server_side=True)
                 except trio.BrokenResourceError:
                     self._refuse(visitor, Refusal.TLS_FAILED)
                     return None
-            websocket = self._websocket(nursery, stream)
-            await websocket.handshake(partial(self._check, visitor), server_header=None)
-            if websocket.is_open:
-                return websocket
-            if not visitor.refused:
+            protocol = ServerProtocol(
+                max_size=message_limit(control_path), logger=self._library_log
+            )
+            check = partial(self._check, visitor)
+            websocket = await upgrade_as_server(transport, protocol, check)
+            if websocket is None and not visitor.refused:
                 self._refuse(visitor, Refusal.NOT_WEBSOCKET)
-            await websocket.close_stream()
+            return websocket
         if scope.cancelled_caught:
             self._refuse(visitor, Refusal.HANDSHAKE_TIMEOUT)
         return None
 
-    def _websocket(self, nursery: trio.Nursery, stream: trio.abc.Stream) -> ServerWebSocket:
-        return ServerWebSocket(
-            nursery,
-            stream,
-            ServerProtocol(max_size=message_limit(control_path), logger=self._library_log),
-            self._server,
-            ping_interval=self._limits.ping_interval_s,
-            ping_timeout=self._limits.ping_timeout_s,
-            close_timeout=close_timeout_s,
-            max_queue=max_queued_messages,
-        )
-
     async def _check(
-        self, visitor: _Visitor, connection: ServerConnection, request: Request
+        self, visitor: _Visitor, protocol: ServerProtocol, request: Request
     ) -> Response | None:
         """Whether this request may become a WebSocket; called before the upgrade."""
         bearer = bearer_of(request.headers)
         if bearer is None:
-            return self._deny(visitor, connection, Refusal.NO_TOKEN)
+            return self._deny(visitor, protocol, Refusal.NO_TOKEN)
         try:
             agent_id = await self._authenticate(bearer)
         except Exception as error:
             self._log.error("agent_authentication_unavailable", error=where(error))
-            return self._deny(visitor, connection, Refusal.AUTHENTICATION_UNAVAILABLE)
+            return self._deny(visitor, protocol, Refusal.AUTHENTICATION_UNAVAILABLE)
         if agent_id is None:
-            return self._deny(visitor, connection, Refusal.BAD_TOKEN)
+            return self._deny(visitor, protocol, Refusal.BAD_TOKEN)
         visitor.agent_id = agent_id
         path = request.path.partition("?")[0]
         if path == control_path:
             return None
         if not path.startswith(data_path):
-            return self._deny(visitor, connection, Refusal.UNKNOWN_PATH)
+            return self._deny(visitor, protocol, Refusal.UNKNOWN_PATH)
         dial_id = path[len(data_path) :]
         visitor.tunnel = self._tunnels.get(agent_id)
         if visitor.tunnel is not None:
@@ -235,14 +217,14 @@ class TunnelListener:
         if visitor.claim is None:
             foreign = dial_id in self._dials
             refusal = Refusal.DATA_ID_FOREIGN if foreign else Refusal.DATA_ID_UNKNOWN
-            return self._deny(visitor, connection, refusal)
-        connection.protocol.max_message_size = message_limit(path)
+            return self._deny(visitor, protocol, refusal)
+        protocol.max_message_size = message_limit(path)
         return None
 
-    def _deny(self, visitor: _Visitor, connection: ServerConnection, refusal: Refusal) -> Response:
+    def _deny(self, visitor: _Visitor, protocol: ServerProtocol, refusal: Refusal) -> Response:
         self._refuse(visitor, refusal)
         status, text = answers[refusal]
-        response = connection.respond(status, f"{text}\n")
+        response = protocol.reject(status, f"{text}\n")
         if status == HTTPStatus.UNAUTHORIZED:
             response.headers["WWW-Authenticate"] = "Bearer"
         return response
@@ -259,7 +241,7 @@ class TunnelListener:
             agent=printable(visitor.agent_id),
         )
 
-    async def _serve_agent(self, visitor: _Visitor, websocket: ServerWebSocket) -> None:
+    async def _serve_agent(self, visitor: _Visitor, websocket: TunnelWebSocket) -> None:
         try:
             hello = await self._hello(visitor, websocket)
         except HelloRefused as refused:
@@ -289,7 +271,7 @@ class TunnelListener:
             log.info("tunnel_down", reason=tunnel.reason)
             self._observer.tunnel_down(tunnel.agent_id, tunnel.reason)
 
-    async def _hello(self, visitor: _Visitor, websocket: ServerWebSocket) -> Hello:
+    async def _hello(self, visitor: _Visitor, websocket: TunnelWebSocket) -> Hello:
         """The agent's first message, which must say who its token says it is."""
         try:
             with trio.fail_after(self._limits.hello_timeout_s):

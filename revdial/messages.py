@@ -201,12 +201,12 @@ def encode(message: FromAgent | FromEdge) -> str:
     return text.decode()
 
 
-def decode_from_agent(text: str | bytes) -> FromAgent:
+def decode_from_agent(text: str | bytes | bytearray) -> FromAgent:
     """What an agent sent; `BadMessage` for anything else."""
     return _decode(text, _from_agent)
 
 
-def decode_from_edge(text: str | bytes) -> FromEdge:
+def decode_from_edge(text: str | bytes | bytearray) -> FromEdge:
     """What the edge sent; `BadMessage` for anything else."""
     return _decode(text, _from_edge)
 
@@ -216,8 +216,8 @@ _from_edge: msgspec.json.Decoder[FromEdge] = msgspec.json.Decoder(FromEdge)
 _any: msgspec.json.Decoder[FromAgent | FromEdge] = msgspec.json.Decoder(FromAgent | FromEdge)
 
 
-def _decode(text: str | bytes, decoder: msgspec.json.Decoder[_T]) -> _T:
-    if isinstance(text, bytes):
+def _decode(text: str | bytes | bytearray, decoder: msgspec.json.Decoder[_T]) -> _T:
+    if not isinstance(text, str):
         raise BadMessage("binary_control_message", "a control message must be text")
     if len(text) > max_control_message_bytes:
         raise BadMessage("too_large", "a control message is too large")

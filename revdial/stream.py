@@ -86,11 +86,8 @@ class WebSocketStream(trio.abc.HalfCloseableStream):
                 raise trio.ClosedResourceError
             try:
                 await self._websocket.wait_writable()
-            except trio.ClosedResourceError:
-                # Closed by us, or by the library because the peer went away.
-                if self._closed:
-                    raise
-                raise trio.BrokenResourceError("the data connection was lost") from None
+            except ConnectionClosed as error:
+                raise self._gone(error) from cause_of(error)
 
     async def send_eof(self) -> None:
         """End this direction; the other goes on."""

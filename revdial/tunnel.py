@@ -181,7 +181,6 @@ class AgentTunnel:
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
                     nursery.start_soon(self._outbox.run)
-                    nursery.start_soon(self._measure)
                     nursery.start_soon(self._handle, on_agent)
                     await self._outbox.put(
                         Welcome(
@@ -201,7 +200,7 @@ class AgentTunnel:
                 if self.closed.is_set():
                     pending.fail(TunnelClosed())
                 elif pending.deliver(websocket):
-                    await websocket.wait_closed()
+                    await websocket.stream_closed.wait()
                 else:
                     self._observer.lost(Loss.PICKUP_ABANDONED)
             finally:
@@ -253,13 +252,6 @@ class AgentTunnel:
             self.close(CloseCode.DONE, "handler_failed")
         else:
             self.close(CloseCode.DONE, "handler_returned")
-
-    async def _measure(self) -> None:
-        """One ping at once, so that the round trip is known before the first keep-alive."""
-        try:
-            await self._websocket.ping(ack_on_close=True)
-        except ConnectionClosed:
-            return
 
     async def _receive_all(self) -> tuple[int, str]:
         """Take messages until the connection ends; returns the code and reason to close with."""

@@ -1,40 +1,44 @@
-"""The WebSocket under a tunnel: the library's connection, made safe for traffic in both directions.
+"""The WebSocket under a tunnel: the library's protocol, which does no I/O, on a `Transport`.
 
-Two things of websockets 17.4 on trio do not suit a relay, and are put right here:
+The library's own trio connection costs a task, a queue and several locks a message, and its reader
+waits for its writer: two full pipes block each other. Here whoever wants a message reads the
+socket itself, replies never wait for a sender, and a sender that is cancelled tears no message.
 
-- Its reader takes the send lock after every read, even with nothing to send. When both sides have
-  a full pipe, each reader waits for its own sender and nobody reads: a deadlock. Here the reader
-  never waits for a sender: its replies (pongs) are written by a task of their own.
-- A reader paused by a full queue is not woken when the connection is closed, and a reader that is
-  cancelled while it closes leaves others waiting for its messages. Here every way of closing lets
-  go of both.
+Nobody reads unless somebody wants a message. So each connection has one task that does, for as
+long as it is in use; a connection is known to be lost when that task finds out.
 
-Its log may quote requests (so, tokens) at debug level and prints tracebacks of what peers cause;
-`library_log` turns it into single lines of errors only.
+The library's log may quote requests (so, tokens) at debug level and prints tracebacks of what
+peers cause; `library_log` turns it into single lines of errors only.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
-from contextlib import suppress
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Final
 
 import structlog
 import trio
+from websockets.client import ClientProtocol
+from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidHandshake
 from websockets.frames import CloseCode as LibraryCode
-from websockets.protocol import State
-from websockets.trio.client import ClientConnection
-from websockets.trio.connection import Connection
-from websockets.trio.server import ServerConnection
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request, Response
+from websockets.protocol import CLOSED, OPEN, Event, Protocol
+from websockets.server import ServerProtocol
 
 from revdial.framing import max_batch_bytes
 from revdial.messages import CloseCode, max_control_message_bytes
+from revdial.transport import Buffer, Transport
 
-close_timeout_s = 2.0
-max_pending_replies = 64
-max_queued_messages = 8
-control_path = "/v1/control"
-data_path = "/v1/data/"
+close_timeout_s: Final = 2.0
+max_reply_bytes: Final = 8_192
+"""Of pongs that the peer does not read; until it does, nothing more is read of it."""
+control_path: Final = "/v1/control"
+data_path: Final = "/v1/data/"
 
 _TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", 18)
 _TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
@@ -49,108 +53,308 @@ _BY_OUR_CODE: dict[int, str] = {
 }
 _BY_THEIR_CODE: dict[int, str] = {code: code.name.lower() for code in CloseCode}
 
+CheckRequest = Callable[[ServerProtocol, Request], Awaitable[Response | None]]
 
-class TunnelWebSocket(Connection):
-    """What tunnels need of a connection, on either side."""
 
-    _reader: trio.lowlevel.Task | None = None
-    _replying = False
+class TunnelWebSocket:
+    """One connection, on either side; see `upgrade_as_server` and `upgrade_as_client`."""
 
-    async def recv_events(self) -> None:
-        """Read for as long as the connection lives; the library starts this once."""
-        self._reader = trio.lowlevel.current_task()
-        await super().recv_events()
-
-    async def send_data(self) -> None:
-        """Write what the protocol has to say, in order; see the module for why this differs."""
-        pending = len(self.protocol.writes)
-        if trio.lowlevel.current_task() is not self._reader or pending > max_pending_replies:
-            await super().send_data()
-        elif pending and not self._replying:
-            self._replying = True
-            self.nursery.start_soon(self._reply)
-
-    async def _reply(self) -> None:
-        try:
-            while self.protocol.writes:
-                await super().send_data()
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-            # The reader meets the same end, and tells everybody.
-            return
-        finally:
-            self._replying = False
-
-    async def close_stream(self) -> None:
-        """Close at once, and let go of everybody who waits, also when this is cancelled."""
-        try:
-            await super().close_stream()
-        finally:
-            self._settle()
-
-    async def abort(self) -> None:
-        """Close without a closing handshake; works in a cancelled scope."""
-        try:
-            await trio.aclose_forcefully(self.stream)
-        finally:
-            self._settle()
-
-    def _settle(self) -> None:
-        if not self.stream_closed.is_set():
-            self.protocol.receive_eof()
-            self.recv_messages.close()
-            self.acknowledge_pending_pings()
-            self.stream_closed.set()
-        if self.recv_flow_control is not None:
-            self.resume_reading()
-
-    async def wait_writable(self) -> None:
-        """Wait until the kernel would take something."""
-        async with self.send_lock:
-            await self.stream.wait_send_all_might_not_block()
-        await self.send_data()
-
-    async def close_politely(self, code: int = 1000, reason: str = "") -> None:
-        """Close with a code; without one when the peer does not follow in time.
-
-        The library's own `aclose` has no deadline while a sender is stuck, and swallows
-        cancellation.
-        """
-        try:
-            with trio.move_on_after(close_timeout_s):
-                await self.aclose(code, reason)
-        finally:
-            if not self.stream_closed.is_set():
-                await self.abort()
-        await trio.lowlevel.checkpoint()
-
-    def be_patient(self, user_timeout_ms: int) -> None:
-        """Allow the peer's kernel to have no room for so long; see `TransportLimits`."""
-        stream = self.stream
-        if isinstance(stream, trio.SSLStream):
-            stream = stream.transport_stream
-        if isinstance(stream, trio.SocketStream):
-            with suppress(OSError):
-                stream.setsockopt(socket.IPPROTO_TCP, _TCP_USER_TIMEOUT, user_timeout_ms)
+    def __init__(self, transport: Transport, protocol: Protocol) -> None:
+        self.protocol = protocol
+        self.stream_closed = trio.Event()
+        """Set once the connection is gone, whoever ended it."""
+        self.latency = 0.0
+        """Round trip of the last ping, in seconds; 0 before the first answer."""
+        self._transport = transport
+        self._frames: deque[Frame] = deque()
+        self._fragments: list[Buffer] = []
+        self._is_text = False
+        self._reading = False
+        self._reply_bytes = 0
+        self._pinged_at: float | None = None
+        # Since when a reader has waited in vain.
+        self._silent_since = trio.current_time()
 
     @property
     def is_open(self) -> bool:
         """Neither side has begun to close."""
-        return self.state is State.OPEN
+        return self.protocol.state is OPEN and not self.stream_closed.is_set()
 
     @property
     def peer(self) -> str:
-        """The peer's address as text, for logs; empty where the stream has none."""
-        with suppress(NotImplementedError, OSError):
-            return address_text(self.remote_address)
+        """The peer's address as text, for logs; empty where the socket has none any more."""
+        with suppress(OSError):
+            return address_text(self._transport.socket.getpeername())
         return ""
 
+    @property
+    def unsent_bytes(self) -> int:
+        """How much of what was sent the kernel has not taken."""
+        return self._transport.unsent_bytes
 
-class ServerWebSocket(TunnelWebSocket, ServerConnection):
-    """The edge's end."""
+    async def recv(self) -> str | bytes | bytearray:
+        """The next message; raises `ConnectionClosed` at the end. One task at a time."""
+        with self._exclusive():
+            message = self._next_message()
+            if message is not None or self.stream_closed.is_set():
+                await trio.lowlevel.checkpoint()
+            while message is None:
+                await self._read()
+                message = self._next_message()
+            return message
+
+    async def send(self, message: str | Buffer) -> None:
+        """Send a message, text for `str`; returns when the kernel has taken it.
+
+        Cancelled before its turn, nothing is sent; after that, all of it.
+        """
+        await self.flush()
+        self.send_nowait(message)
+        await self.flush()
+
+    def send_nowait(self, message: str | Buffer) -> None:
+        """Send a message; what the kernel does not take waits in `unsent_bytes` for `flush`."""
+        if not self.is_open:
+            raise self._closed_error()
+        if isinstance(message, str):
+            self.protocol.send_text(message.encode())
+        else:
+            self.protocol.send_binary(message)
+        with self._loss_told():
+            self._write()
+
+    async def flush(self) -> None:
+        """Wait until the kernel has taken all that was sent."""
+        with self._loss_told():
+            await self._transport.flush()
+
+    async def wait_writable(self) -> None:
+        """Wait until the kernel would take something."""
+        with self._loss_told():
+            await self._transport.wait_writable()
+
+    def ping(self) -> None:
+        """Send a ping; its round trip is in `latency` once it was answered."""
+        if self.is_open:
+            if self._pinged_at is None:
+                self._pinged_at = trio.current_time()
+            self.protocol.send_ping(b"")
+            with suppress(ConnectionClosed), self._loss_told():
+                self._write()
+
+    async def keep_alive(self, interval_s: float, timeout_s: float) -> None:
+        """Ping until the connection ends; end it when nothing has come for `timeout_s`.
+
+        Anything that arrives is an answer: a peer whose pong waits behind data is alive. While
+        nobody reads here nothing can arrive, and nothing is concluded.
+        """
+        while self.is_open:
+            self.ping()
+            await trio.sleep(interval_s)
+            if self._reading and trio.current_time() - self._silent_since > timeout_s:
+                self.protocol.fail(LibraryCode.INTERNAL_ERROR, "keepalive ping timeout")
+                await self.abort()
+
+    async def close_politely(self, code: int = 1000, reason: str = "") -> None:
+        """Close with a code; without one when the peer does not follow in time."""
+        try:
+            with trio.move_on_after(close_timeout_s), suppress(ConnectionClosed):
+                if self.is_open:
+                    self.protocol.send_close(code, reason)
+                    with self._loss_told():
+                        self._write()
+                if self._reading:
+                    await self.stream_closed.wait()
+                with self._exclusive():
+                    while not self.stream_closed.is_set():
+                        self._frames.clear()
+                        await self._read()
+        finally:
+            self._let_go()
+        await trio.lowlevel.checkpoint()
+
+    async def abort(self) -> None:
+        """Close without a closing handshake; works in a cancelled scope."""
+        self._let_go()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def be_patient(self, user_timeout_ms: int) -> None:
+        """Allow the peer's kernel to have no room for so long; see `TransportLimits`."""
+        with suppress(OSError):
+            self._transport.socket.setsockopt(
+                socket.IPPROTO_TCP, _TCP_USER_TIMEOUT, user_timeout_ms
+            )
+
+    async def first_event(self) -> Event:
+        """The peer's half of the upgrade; raises the library's errors, or `BrokenResourceError`."""
+        while not self.protocol.events:
+            if self.protocol.handshake_exc is not None:
+                raise self.protocol.handshake_exc
+            await self._receive()
+        if self.protocol.handshake_exc is not None:
+            raise self.protocol.handshake_exc
+        return self.protocol.events.pop(0)
+
+    async def answer(self) -> None:
+        """Send what the protocol has to say, as our half of the upgrade."""
+        self._write()
+        await self._transport.flush()
+
+    def _next_message(self) -> str | bytes | bytearray | None:
+        while self._frames:
+            frame = self._frames.popleft()
+            if frame.opcode is not Opcode.CONT:
+                self._is_text = frame.opcode is Opcode.TEXT
+            data = frame.data
+            if self._fragments or not frame.fin:
+                self._fragments.append(data)
+                if not frame.fin:
+                    continue
+                data = b"".join(self._fragments)
+                self._fragments = []
+            if not self._is_text:
+                return data if isinstance(data, bytes | bytearray) else bytes(data)
+            try:
+                return bytes(data).decode()
+            except UnicodeDecodeError:
+                self.protocol.fail(LibraryCode.INVALID_DATA, "a text message is not UTF-8")
+                self._frames.clear()
+                self._write()
+        return None
+
+    async def _read(self) -> None:
+        """Take what is there, after waiting for it; `ConnectionClosed` once that is the end."""
+        if self.stream_closed.is_set():
+            raise self._closed_error()
+        with self._loss_told():
+            if self.protocol.state is OPEN or not self.protocol.reader.eof:
+                if self._reply_bytes > max_reply_bytes:
+                    await self._transport.flush()
+                    self._reply_bytes = 0
+                await self._receive()
+            self._sort(self.protocol.events_received())
+            if self.protocol.state is not OPEN and not self._awaits_close():
+                await self._end()
+
+    def _sort(self, events: Iterable[Event]) -> None:
+        for event in events:
+            assert isinstance(event, Frame)  # noqa: S101 - there is one upgrade, and it is done
+            if event.opcode is Opcode.PONG and self._pinged_at is not None:
+                self.latency = trio.current_time() - self._pinged_at
+                self._pinged_at = None
+            elif event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+                self._frames.append(event)
+
+    def _awaits_close(self) -> bool:
+        """Tell whether we have begun to close, and the peer has yet to follow."""
+        protocol = self.protocol
+        return (
+            protocol.close_rcvd is None
+            and protocol.close_sent is not None
+            and protocol.parser_exc is None
+            and not protocol.reader.eof
+        )
+
+    async def _receive(self) -> None:
+        self._silent_since = trio.current_time()
+        data = await self._transport.receive_some()
+        if data:
+            self.protocol.receive_data(data)
+        else:
+            self.protocol.receive_eof()
+        if self.protocol.writes:
+            self._reply_bytes += sum(map(len, self.protocol.writes))
+            self._write()
+
+    async def _end(self) -> None:
+        """Let the peer have our last words, and wait for it to hang up, for a while."""
+        with trio.move_on_after(close_timeout_s):
+            await self._transport.flush()
+            self._transport.end_writing()
+            while not self.protocol.reader.eof and await self._transport.receive_some():
+                # Nothing that comes now means anything any more.
+                continue
+        self._let_go()
+
+    def _write(self) -> None:
+        for data in self.protocol.data_to_send():
+            # An empty one asks to end this direction: that is `_end`'s.
+            if data:
+                self._transport.send_nowait(data)
+
+    def _let_go(self) -> None:
+        """Close the socket, and tell everybody; more than once does no harm."""
+        self._transport.close()
+        if not self.stream_closed.is_set():
+            self.protocol.receive_eof()
+            self.stream_closed.set()
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        if self._reading:
+            raise trio.BusyResourceError("another task is already reading this connection")
+        self._reading = True
+        try:
+            yield
+        finally:
+            self._reading = False
+
+    @contextmanager
+    def _loss_told(self) -> Iterator[None]:
+        """Turn the transport's errors into the one that callers know."""
+        try:
+            yield
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self._let_go()
+            raise self._closed_error() from error
+
+    def _closed_error(self) -> ConnectionClosed:
+        protocol = self.protocol
+        if protocol.state is CLOSED:
+            return protocol.close_exc
+        return ConnectionClosedError(
+            protocol.close_rcvd, protocol.close_sent, protocol.close_rcvd_then_sent
+        )
 
 
-class ClientWebSocket(TunnelWebSocket, ClientConnection):
-    """The agent's end."""
+async def upgrade_as_server(
+    transport: Transport, protocol: ServerProtocol, check: CheckRequest
+) -> TunnelWebSocket | None:
+    """Answer the one request of a new connection; None where it did not become a WebSocket.
+
+    `check` may refuse it with an answer of its own. The transport is the caller's to close then.
+    """
+    websocket = TunnelWebSocket(transport, protocol)
+    try:
+        request = await websocket.first_event()
+    except (InvalidHandshake, trio.BrokenResourceError):
+        return None
+    assert isinstance(request, Request)  # noqa: S101 - what servers get first
+    response = await check(protocol, request)
+    if response is None:
+        response = protocol.accept(request)
+    protocol.send_response(response)
+    try:
+        await websocket.answer()
+    except trio.BrokenResourceError:
+        return None
+    return websocket if websocket.is_open else None
+
+
+async def upgrade_as_client(
+    transport: Transport, protocol: ClientProtocol, headers: Mapping[str, str]
+) -> TunnelWebSocket:
+    """Ask for a WebSocket, with these headers too; the transport is the caller's where this raises.
+
+    Raises `websockets.exceptions.InvalidHandshake` or `trio.BrokenResourceError`.
+    """
+    websocket = TunnelWebSocket(transport, protocol)
+    request = protocol.connect()
+    request.headers.update(headers)
+    protocol.send_request(request)
+    await websocket.answer()
+    await websocket.first_event()
+    return websocket
 
 
 def library_log() -> logging.Logger:
@@ -164,9 +368,6 @@ def library_log() -> logging.Logger:
 class _OneLine(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         kind = record.exc_info[0] if record.exc_info else None
-        if kind is EOFError:
-            # Bytes that were read in the very moment in which we closed.
-            return
         error = kind.__name__ if kind else None
         structlog.get_logger().error("websocket_library_error", what=record.msg, error=error)
 
@@ -182,7 +383,7 @@ def message_limit(path: str) -> int:
     return max_control_message_bytes if path == control_path else max_batch_bytes
 
 
-def tune(stream: trio.SocketStream, *, user_timeout_ms: int, unsent_limit_bytes: int) -> None:
+def tune(sock: socket.socket, *, user_timeout_ms: int, unsent_limit_bytes: int) -> None:
     """Short kernel queues, and an early end for a path that has died; each only where allowed."""
     options: tuple[tuple[int, int | bytes], ...] = (
         (socket.TCP_NODELAY, 1),
@@ -192,7 +393,7 @@ def tune(stream: trio.SocketStream, *, user_timeout_ms: int, unsent_limit_bytes:
     )
     for option, value in options:
         with suppress(OSError):
-            stream.setsockopt(socket.IPPROTO_TCP, option, value)
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def why_closed(websocket: TunnelWebSocket) -> str:

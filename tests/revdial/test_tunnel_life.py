@@ -181,7 +181,7 @@ async def test_an_agent_comes_back_after_the_edge_restarts() -> None:
                 assert await home.request("hi", {}) == {"method": "hi"}
             nursery.cancel_scope.cancel()
     assert agent.counters.ups == {"a1": 2}
-    assert agent.counters.downs["connection_lost"] == 1
+    assert agent.counters.downs["closed_by_peer"] == 1
 
 
 async def test_a_wrong_token_is_told_once_and_tried_slowly() -> None:

@@ -34,6 +34,7 @@ def quiet(
         "bad_control_message",
         "agent_authentication_unavailable",
         "agent_handler_failed",
+        "data_connection_ended",
         "tunnel_not_connected",
     }
     shown = repr(events) + caplog.text + "".join(capfd.readouterr())
