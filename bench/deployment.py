@@ -7,7 +7,9 @@ while pairing and launching, which cost a host and a client of their own, are le
 
 from __future__ import annotations
 
+import os
 import secrets
+import statistics
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -165,7 +167,7 @@ async def deployed(layout: Layout) -> AsyncIterator[Deployment]:
 
     """
     deployment, tokens = await _prepare(layout)
-    environment = {**_own_environment(), **dict(layout.environment)}
+    environment = {**os.environ, **dict(layout.environment)}
     async with trio.open_nursery() as nursery:
         run = partial(_run, nursery, environment, layout.folder)
         try:
@@ -207,25 +209,20 @@ async def _run(
         finally:
             with trio.CancelScope(shield=True):
                 await end(process)
-        tail = (folder / f"{name}.log").read_text()[-2000:]
+        tail = (await trio.Path(folder, f"{name}.log").read_text())[-2000:]
         raise RuntimeError(f"{name} has stopped by itself:\n{tail}")
 
     nursery.start_soon(watch)
     return process
 
 
-def _own_environment() -> dict[str, str]:
-    import os
-
-    return dict(os.environ)
-
-
-async def _wait_for_log(path: Path, event: str, times: int) -> None:
+async def _wait_for_log(log: Path, event: str, times: int) -> None:
+    path = trio.Path(log)
     with trio.move_on_after(start_timeout_s):
-        while path.read_text().count(event) < times:
+        while (await path.read_text()).count(event) < times:  # noqa: ASYNC110 - a process tells
             await trio.sleep(0.05)
         return
-    raise RuntimeError(f"{path.name} never said {event}:\n{path.read_text()[-2000:]}")
+    raise RuntimeError(f"{log.name} never said {event}:\n{(await path.read_text())[-2000:]}")
 
 
 async def _prepare(layout: Layout) -> tuple[Deployment, list[str]]:
@@ -369,8 +366,6 @@ async def metrics(deployment: Deployment) -> dict[str, float]:
 
 def summary(values: list[dict[str, Any]], keys: Sequence[str]) -> dict[str, Any]:
     """Return the median of each figure over several runs; None where no run had it."""
-    import statistics
-
     medians: dict[str, Any] = {}
     for key in keys:
         known = [value[key] for value in values if value[key] is not None]

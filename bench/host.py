@@ -98,7 +98,9 @@ class _Sender:
         self._plan = plan
         self._shape = FrameShape.of_rate(plan.mbps, plan.fps, plan.datagram_bytes)
         self._video = [_Flow(one.address, one.video_port, one.to) for one in plan.sessions]
-        self._audio = [_Flow(one.address, one.audio_port) for one in plan.sessions if one.audio_port]
+        self._audio = [
+            _Flow(one.address, one.audio_port) for one in plan.sessions if one.audio_port
+        ]
         self._control = [
             _Flow(one.address, one.control_port) for one in plan.sessions if one.control_port
         ]
@@ -106,9 +108,7 @@ class _Sender:
         self._audio_numbers = [[0, 0] for _ in self._audio]
         segments = min(max_segments, max_send_bytes // plan.datagram_bytes)
         self._step = segments * plan.datagram_bytes
-        self._segment = [
-            (socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", plan.datagram_bytes))
-        ]
+        self._segment = [(socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", plan.datagram_bytes))]
         self.counts = {
             "frames": 0,
             "frames_skipped": 0,

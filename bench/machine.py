@@ -83,5 +83,3 @@ def _sysctl(name: str) -> str:
         return Path("/proc/sys", name).read_text().strip()
     except OSError:
         return "unknown"
-
-

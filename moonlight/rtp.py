@@ -27,6 +27,10 @@ _RTP: Final = struct.Struct(">BBHII")
 NV_HEADER: Final = struct.Struct("<IIBBBBI")
 """NVIDIA's part of a video header, in the order of VideoPacketHeader's last seven fields."""
 _FRAME: Final = struct.Struct("<BHBHH")
+_VIDEO_FIRST: Final = 0x90
+_MULTI_FEC_FLAGS: Final = 0x10
+_FRAME_AND_FEC: Final = struct.Struct("<I4xI")
+_ENCRYPTED_FRAME: Final = struct.Struct("<I")
 
 Bytes = bytes | bytearray | memoryview
 
@@ -145,6 +149,21 @@ class VideoPacketHeader:
     def is_parity(self) -> bool:
         """Whether the packet carries parity."""
         return self.shard_index >= self.data_shards
+
+
+def video_shard(datagram: Bytes) -> tuple[int | None, bool]:
+    """Tell which frame a video datagram belongs to and whether it is parity, at least cost.
+
+    Encrypted video (protocol §6) has the frame's number in front of the ciphertext, and keeps to
+    itself what is parity. None for the frame where the datagram is too short to be video.
+    """
+    if len(datagram) <= VIDEO_HEADER_BYTES:
+        return None, False
+    if datagram[0] == _VIDEO_FIRST and datagram[26] == _MULTI_FEC_FLAGS:
+        frame_index, word = _FRAME_AND_FEC.unpack_from(datagram, 20)
+        return frame_index, word >> 12 & 0x3FF >= word >> 22
+    (frame_index,) = _ENCRYPTED_FRAME.unpack_from(datagram, 12)
+    return frame_index, False
 
 
 def parity_count(data_shards: int, fec_percentage: int) -> int:

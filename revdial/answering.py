@@ -6,7 +6,7 @@ refused on the control WebSocket, and nothing is dialled.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import quote
@@ -15,7 +15,7 @@ import structlog
 import trio
 from websockets.exceptions import ConnectionClosed
 
-from revdial.backlog import limits_of
+from revdial.backlog import Classify, each_alone, limits_of
 from revdial.connector import Connector, NotConnected
 from revdial.errors import (
     BadMessage,
@@ -88,6 +88,7 @@ class AgentSide:
     on_stream: Callable[[Dial, WebSocketStream], Awaitable[None]]
     on_flow: Callable[[Dial, DatagramChannel, Preamble], Awaitable[None]]
     on_request: Callable[[str, dict[str, Json]], Awaitable[dict[str, Json]]]
+    classify: Mapping[str, Classify]
 
 
 class Answering:
@@ -204,7 +205,8 @@ class Answering:
         preamble = Preamble.decode(first)
         if (preamble.session, preamble.flow) != (dial.session, dial.flow):
             raise BadMessage("bad_preamble", "a flow's preamble is not what was asked for")
-        channel = DatagramChannel(websocket, limits_of(preamble.flow), self._observer)
+        classify = self._agent.classify.get(preamble.flow, each_alone)
+        channel = DatagramChannel(websocket, limits_of(preamble.flow), self._observer, classify)
         failed: Exception | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(channel.run)

@@ -1,28 +1,58 @@
 """What waits to enter a slow tunnel, bounded in time, because late video is worse than lost video.
 
-A flow's reader pushes whole batches as they arrive and never waits; the flow's sender pops one
-whenever the tunnel takes it. What has waited longer than the limit when the sender comes is
-dropped from the head, whole batches, oldest first; what survives is sent at once and in order.
-A bound in bytes holds whatever the sender does. Every drop is counted in datagrams.
+A flow's reader pushes runs of datagrams as they arrive and never waits; whenever the tunnel takes
+something, `pop` says what goes next. While the oldest has waited less than `parity_limit_ms`
+everything goes, in order, and nobody looks into a datagram. After that
+
+1. parity is dropped wherever it waits: the tunnel loses nothing that it could repair;
+2. what has waited longer than `limit_ms` is dropped from the head, by whole frames.
+
+A frame of which something was sent is completed, whatever its age: part of a frame is of no use to
+anybody. A frame that was dropped stays dropped, also what of it arrives later. A bound in bytes
+holds in any case. Every drop is counted in datagrams.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Final, NamedTuple, TypeAlias
 
-T = TypeVar("T")
+from revdial.framing import Buffer, Run, gather
+
+max_message_bytes: Final = 65_536
+"""Of datagrams popped at a time: what was popped can no longer be dropped."""
+enough_bytes: Final = 8_192
+"""A frame that fills this much goes alone, so that those behind it can still be dropped."""
 
 
 class Drop(StrEnum):
-    """Why a batch left the backlog unsent."""
+    """Why a datagram left the backlog unsent."""
 
+    PARITY = "parity"
+    """It was parity, and there was no time for it."""
     STALE = "stale"
-    """It had waited longer than the limit."""
+    """Its frame had waited longer than the limit."""
     OVERFULL = "overfull"
-    """Newer batches needed its place."""
+    """Newer datagrams needed its place."""
+
+
+class Mark(NamedTuple):
+    """What a datagram is, as far as dropping it goes."""
+
+    frame: int | None
+    """Which datagrams are of use only together; None for one that is of use alone."""
+    parity: bool
+
+
+Classify: TypeAlias = Callable[[Buffer], Mark]
+
+
+def each_alone(_: Buffer) -> Mark:
+    """Mark every datagram as one that is of use alone."""
+    return Mark(None, parity=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,65 +61,207 @@ class BacklogLimits:
 
     limit_ms: float | None
     max_bytes: int
+    parity_limit_ms: float | None = None
+    """From when on parity is dropped; `None`: as `limit_ms`."""
 
 
 def limits_of(flow: str) -> BacklogLimits:
     """The limits of a flow by its kind; what is not video or audio is held by bytes only."""
     if flow == "video":
-        return BacklogLimits(limit_ms=50.0, max_bytes=2**21)
+        return BacklogLimits(limit_ms=50.0, max_bytes=2**21, parity_limit_ms=25.0)
     if flow == "audio":
-        return BacklogLimits(limit_ms=100.0, max_bytes=2**18)
+        return BacklogLimits(limit_ms=100.0, max_bytes=2**18, parity_limit_ms=50.0)
     return BacklogLimits(limit_ms=None, max_bytes=2**18)
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry(Generic[T]):
-    batch: T
+@dataclass(slots=True)
+class _Arrival:
+    """Runs that came together, not looked into."""
+
+    runs: tuple[Run, ...]
+    arrived_s: float
     size_bytes: int
     datagrams: int
+
+
+@dataclass(slots=True)
+class _Frame:
+    """The datagrams of one frame that wait."""
+
+    index: int | None
     arrived_s: float
+    data: deque[tuple[Buffer, bool]] = field(default_factory=deque)
+    """Each with whether it is parity, in order of arrival."""
 
 
-class Backlog(Generic[T]):
-    """Batches in order of arrival. Push and pop are O(1), amortised over what they drop."""
+class Backlog:
+    """Runs in order of arrival. Push and pop are linear in what they take and drop."""
 
-    def __init__(self, limits: BacklogLimits) -> None:
+    def __init__(self, limits: BacklogLimits, classify: Classify = each_alone) -> None:
         self._limit_s = None if limits.limit_ms is None else limits.limit_ms / 1000
+        parity_limit_ms = limits.parity_limit_ms or limits.limit_ms
+        self._parity_limit_s = None if parity_limit_ms is None else parity_limit_ms / 1000
         self._max_bytes = limits.max_bytes
-        self._entries: deque[_Entry[T]] = deque()
+        self._classify = classify
+        # What was looked into is older than what was not.
+        self._frames: deque[_Frame] = deque()
+        self._arrivals: deque[_Arrival] = deque()
+        self._last_sent: Run | None = None
+        self._begun: int | None = None
+        self._refused: int | None = None
+        self._parity_waits = False
         self.size_bytes = 0
+        self.datagrams = 0
+        """How many datagrams wait."""
         self.dropped: Counter[Drop] = Counter()
         """Datagrams, by why they were dropped."""
+        self.dropped_frames = 0
+        """Frames that were dropped whole, or what had come of them."""
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    @property
-    def datagrams(self) -> int:
-        """How many datagrams wait."""
-        return sum(entry.datagrams for entry in self._entries)
-
-    def push(self, batch: T, size_bytes: int, datagrams: int, now_s: float) -> None:
-        """Take a batch that arrived now; older ones give way where it would be too much."""
-        self._entries.append(_Entry(batch, size_bytes, datagrams, now_s))
+    def push(self, runs: tuple[Run, ...], now_s: float) -> None:
+        """Take runs that arrived now; older ones give way where it would be too much."""
+        if not runs:
+            return
+        size_bytes = sum([len(run.data) for run in runs])
+        datagrams = sum([len(run) for run in runs])
+        self._arrivals.append(_Arrival(runs, now_s, size_bytes, datagrams))
         self.size_bytes += size_bytes
-        while self.size_bytes > self._max_bytes:
-            self.dropped[Drop.OVERFULL] += self._take().datagrams
+        self.datagrams += datagrams
+        if self._refused is not None or self._is_late(now_s):
+            self._look()
+            self._shed(now_s)
+        if self.size_bytes > self._max_bytes:
+            self._make_room()
 
-    def pop(self, now_s: float) -> T | None:
-        """The oldest batch that is still fresh, or None; drops the stale ones before it."""
-        while self._entries:
-            entry = self._take()
-            if self._limit_s is None or now_s - entry.arrived_s <= self._limit_s:
-                return entry.batch
-            self.dropped[Drop.STALE] += entry.datagrams
-        return None
+    def pop(self, now_s: float) -> tuple[Run, ...]:
+        """What to send now, at most `max_message_bytes` or one datagram; nothing if none waits."""
+        if self._is_late(now_s):
+            self._look()
+            self._shed(now_s)
+        if self._frames:
+            return self._pop_frames()
+        if not self._arrivals:
+            return ()
+        if self._arrivals[0].size_bytes > max_message_bytes:
+            self._look()
+            return self._pop_frames()
+        return self._pop_arrivals()
 
     def age_s(self, now_s: float) -> float:
-        """How long the oldest batch has waited; 0 where none waits."""
-        return now_s - self._entries[0].arrived_s if self._entries else 0.0
+        """How long the oldest datagram has waited; 0 where none waits."""
+        if self._frames:
+            return now_s - self._frames[0].arrived_s
+        return now_s - self._arrivals[0].arrived_s if self._arrivals else 0.0
 
-    def _take(self) -> _Entry[T]:
-        entry = self._entries.popleft()
-        self.size_bytes -= entry.size_bytes
-        return entry
+    def _is_late(self, now_s: float) -> bool:
+        return self._parity_limit_s is not None and self.age_s(now_s) > self._parity_limit_s
+
+    def _look(self) -> None:
+        """Sort what has arrived into frames, and refuse the rest of one that was dropped."""
+        if self._last_sent is not None:
+            *_, last = self._last_sent.datagrams()
+            self._begun = self._classify(last).frame
+            self._last_sent = None
+        while self._arrivals:
+            arrival = self._arrivals.popleft()
+            for run in arrival.runs:
+                for datagram in run.datagrams():
+                    self._sort(datagram, arrival.arrived_s)
+
+    def _sort(self, datagram: Buffer, arrived_s: float) -> None:
+        index, parity = self._classify(datagram)
+        if index is None or index != self._refused:
+            self._refused = None
+            frame = self._frames[-1] if self._frames else None
+            if frame is None or index is None or frame.index != index:
+                frame = _Frame(index, arrived_s)
+                self._frames.append(frame)
+            frame.data.append((datagram, parity))
+            self._parity_waits |= parity
+        else:
+            self._drop(Drop.STALE, [datagram])
+
+    def _shed(self, now_s: float) -> None:
+        """Drop what is late, parity first."""
+        if not self._is_late(now_s):
+            return
+        self._drop_parity()
+        if self._limit_s is None:
+            return
+        oldest_s = now_s - self._limit_s
+        while (stale := self._oldest_droppable()) and stale.arrived_s < oldest_s:
+            self._drop_frame(stale, Drop.STALE)
+
+    def _make_room(self) -> None:
+        self._look()
+        self._drop_parity()
+        while self.size_bytes > self._max_bytes:
+            # One frame alone that is too much loses its beginning.
+            self._drop_frame(self._oldest_droppable() or self._frames[0], Drop.OVERFULL)
+
+    def _drop_parity(self) -> None:
+        if not self._parity_waits:
+            return
+        self._parity_waits = False
+        for frame in self._frames:
+            parity = [datagram for datagram, is_parity in frame.data if is_parity]
+            if parity:
+                self._drop(Drop.PARITY, parity)
+                frame.data = deque(shard for shard in frame.data if not shard[1])
+        self._frames = deque(frame for frame in self._frames if frame.data)
+
+    def _oldest_droppable(self) -> _Frame | None:
+        """Return the oldest frame of which nothing was sent."""
+        for frame in self._frames:
+            if frame.index is None or frame.index != self._begun:
+                return frame
+        return None
+
+    def _drop_frame(self, frame: _Frame, why: Drop) -> None:
+        self._drop(why, [datagram for datagram, _ in frame.data])
+        self.dropped_frames += 1
+        if frame is self._frames[-1]:
+            self._refused = frame.index
+        if frame is self._frames[0]:
+            self._frames.popleft()
+        else:
+            self._frames.remove(frame)
+
+    def _drop(self, why: Drop, datagrams: list[Buffer]) -> None:
+        self.dropped[why] += len(datagrams)
+        self.datagrams -= len(datagrams)
+        self.size_bytes -= sum(map(len, datagrams))
+
+    def _pop_arrivals(self) -> tuple[Run, ...]:
+        taken = self._arrivals.popleft()
+        runs, size_bytes, datagrams = taken.runs, taken.size_bytes, taken.datagrams
+        while self._arrivals and size_bytes + self._arrivals[0].size_bytes <= max_message_bytes:
+            taken = self._arrivals.popleft()
+            runs += taken.runs
+            size_bytes += taken.size_bytes
+            datagrams += taken.datagrams
+        self.size_bytes -= size_bytes
+        self.datagrams -= datagrams
+        self._last_sent = runs[-1]
+        return runs
+
+    def _pop_frames(self) -> tuple[Run, ...]:
+        taken: list[Buffer] = []
+        size_bytes = 0
+        while self._frames:
+            frame = self._frames[0]
+            while frame.data:
+                size = len(frame.data[0][0])
+                if taken and size_bytes + size > max_message_bytes:
+                    break
+                taken.append(frame.data.popleft()[0])
+                size_bytes += size
+                self._begun = frame.index
+            if frame.data:
+                break
+            self._frames.popleft()
+            if size_bytes > enough_bytes:
+                break
+        self.size_bytes -= size_bytes
+        self.datagrams -= len(taken)
+        return tuple(gather(taken))

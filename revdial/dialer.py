@@ -7,12 +7,14 @@ edge. See `answering` for what happens while it is connected.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 
 import structlog
 import trio
 
 from revdial.answering import AgentSide, Answering
+from revdial.backlog import Classify
 from revdial.backoff import Backoff, Outcome
 from revdial.connector import Connector, NotConnected
 from revdial.flow import DatagramChannel
@@ -37,7 +39,8 @@ class TunnelDialer:
     `check` raises `DialRefused` for what this agent does not dial. `on_stream` and `on_flow` own
     what they are given until they return, and may raise `DialRefused` when the host cannot be
     reached; they are cancelled when the tunnel ends. `on_request` returns a result or raises
-    `RequestFailed`. Raises `ValueError` for a URL or token that cannot be one.
+    `RequestFailed`. `classify` tells, by kind of flow, what a slow tunnel may drop first. Raises
+    `ValueError` for a URL or token that cannot be one.
     """
 
     def __init__(
@@ -52,13 +55,14 @@ class TunnelDialer:
         on_stream: Callable[[Dial, WebSocketStream], Awaitable[None]],
         on_flow: Callable[[Dial, DatagramChannel, Preamble], Awaitable[None]],
         on_request: Callable[[str, dict[str, Json]], Awaitable[dict[str, Json]]],
+        classify: Mapping[str, Classify] = MappingProxyType({}),
         backoff: Backoff | None = None,
         observer: TunnelObserver | None = None,
         limits: DialerLimits | None = None,
     ) -> None:
         self._limits = limits or DialerLimits()
         self._connector = Connector(url, token, ssl_context, self._limits)
-        self._agent = AgentSide(hello, heartbeat, check, on_stream, on_flow, on_request)
+        self._agent = AgentSide(hello, heartbeat, check, on_stream, on_flow, on_request, classify)
         self._backoff = backoff or Backoff()
         self._observer = observer or Counters()
         self._log = structlog.get_logger().bind(

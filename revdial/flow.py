@@ -1,8 +1,9 @@
 """One UDP flow over one data WebSocket: batches in, batches out, and no queue that grows old.
 
-Whoever reads the UDP socket calls `send_batch`, which never waits: the batch enters a `Backlog`,
-and a task of the channel's owner (`run`) sends one message after the other, dropping what became
-stale while the tunnel was slow. Receiving is the connection's own queue, a few messages long.
+Whoever reads the UDP socket calls `send_batch`, which never waits. While the tunnel takes what it
+is given, that is all there is to it: one message, in one turn of one task. Once it does not, what
+comes enters a `Backlog`, and a task of the channel's owner (`run`) sends on as soon as the tunnel
+takes more, without what became stale meanwhile.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterable
 import trio
 from websockets.exceptions import ConnectionClosed
 
-from revdial.backlog import Backlog, BacklogLimits, Drop
+from revdial.backlog import Backlog, BacklogLimits, Classify, Drop, each_alone
 from revdial.errors import BadMessage, TunnelClosed
 from revdial.framing import Batch, Run, decode_batch, encode_runs
 from revdial.messages import CloseCode
@@ -23,28 +24,28 @@ from revdial.websocket import TunnelWebSocket
 
 send_timeout_s = 10.0
 
-_LOSSES = {Drop.STALE: Loss.FLOW_STALE, Drop.OVERFULL: Loss.FLOW_OVERFULL}
+_LOSSES = {
+    Drop.PARITY: Loss.FLOW_PARITY,
+    Drop.STALE: Loss.FLOW_STALE,
+    Drop.OVERFULL: Loss.FLOW_OVERFULL,
+}
 
 
 class DatagramChannel(trio.abc.AsyncResource):
-    """Datagrams of one flow, both ways. Its owner runs `run` for as long as it is used.
-
-    The edge's end gives a `preamble`, which is sent before anything else.
-    """
+    """Datagrams of one flow, both ways. Its owner runs `run` for as long as it is used."""
 
     def __init__(
         self,
         websocket: TunnelWebSocket,
         limits: BacklogLimits,
         observer: TunnelObserver,
-        preamble: bytes | None = None,
+        classify: Classify = each_alone,
     ) -> None:
         self._websocket = websocket
-        self._backlog: Backlog[tuple[bytes, int]] = Backlog(limits)
+        self._backlog = Backlog(limits, classify)
         self._observer = observer
         self._reported: Counter[Drop] = Counter()
-        self._wake = trio.Event()
-        self._preamble = preamble
+        self._stuck = trio.Event()
         self._in_flight = 0
 
     @property
@@ -59,27 +60,29 @@ class DatagramChannel(trio.abc.AsyncResource):
 
     @property
     def backlog_age_s(self) -> float:
-        """How long the oldest waiting batch has waited."""
+        """How long the oldest waiting datagram has waited."""
         return self._backlog.age_s(trio.current_time())
 
     def send_batch(self, runs: Iterable[Run]) -> None:
-        """Queue datagrams that arrived now. Never waits; `TunnelClosed` where nobody sends."""
+        """Send or queue datagrams that arrived now. Never waits; `TunnelClosed` at the end."""
         if not self._websocket.is_open:
             raise TunnelClosed("data_connection_lost", "the data connection was lost")
         now_s = trio.current_time()
-        runs = tuple(runs)
-        message = encode_runs(int(now_s * 1_000_000), runs)
-        datagrams = sum(map(len, runs))
-        self._backlog.push((message, datagrams), len(message), datagrams, now_s)
-        self._wake.set()
+        self._backlog.push(tuple(runs), now_s)
+        if self._stuck.is_set():
+            self._report()
+            return
+        try:
+            self._send_on(now_s)
+        except ConnectionClosed as error:
+            raise _gone(error) from cause_of(error)
 
     async def receive_batch(self) -> Batch:
         """The next batch of the peer; `TunnelClosed` at the end, `BadMessage` for rubbish."""
         try:
             message = await self._websocket.recv()
         except ConnectionClosed as error:
-            cause = cause_of(error)
-            raise TunnelClosed(cause.reason, cause.message) from cause
+            raise _gone(error) from cause_of(error)
         try:
             if isinstance(message, str):
                 raise BadMessage("text_on_flow", "a flow carries binary messages only")
@@ -93,50 +96,51 @@ class DatagramChannel(trio.abc.AsyncResource):
         await self._websocket.close_politely()
 
     async def run(self) -> None:
-        """Send what is queued until the connection ends."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._send)
-            await self.closed.wait()
-            nursery.cancel_scope.cancel()
-
-    async def _send(self) -> None:
+        """Send what the tunnel did not take at once, until the connection ends."""
         try:
-            if self._preamble is not None and not await self._send_message(self._preamble):
-                return
-            while await self._send_next():
-                pass
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._get_unstuck)
+                await self.closed.wait()
+                nursery.cancel_scope.cancel()
         finally:
             if left := self._backlog.datagrams + self._in_flight:
                 self._observer.lost(Loss.FLOW_CLOSED, left)
 
-    async def _send_next(self) -> bool:
-        """Send one batch, after waiting for it; False when the connection has ended."""
-        batch = self._backlog.pop(trio.current_time())
-        self._report()
-        if batch is None:
-            self._wake = trio.Event()
-            await self._wake.wait()
-            return True
-        message, self._in_flight = batch
-        if not await self._send_message(message):
-            return False
-        self._in_flight = 0
-        return True
+    async def _get_unstuck(self) -> None:
+        while True:
+            await self._stuck.wait()
+            try:
+                with trio.fail_after(send_timeout_s):
+                    await self._websocket.flush()
+                self._stuck = trio.Event()
+                self._in_flight = 0
+                self._send_on(trio.current_time())
+            except ConnectionClosed:
+                return
+            except trio.TooSlowError:
+                self._observer.lost(Loss.SEND_TIMEOUT)
+                await self._websocket.abort()
+                return
 
-    async def _send_message(self, message: bytes) -> bool:
-        try:
-            with trio.fail_after(send_timeout_s):
-                await self._websocket.send(message)
-        except ConnectionClosed:
-            return False
-        except trio.TooSlowError:
-            self._observer.lost(Loss.SEND_TIMEOUT)
-            await self._websocket.abort()
-            return False
-        return True
+    def _send_on(self, now_s: float) -> None:
+        """Send from the backlog until it is empty or the tunnel is full."""
+        while runs := self._backlog.pop(now_s):
+            self._in_flight = sum(map(len, runs))
+            self._websocket.send_nowait(encode_runs(int(now_s * 1_000_000), runs))
+            if self._websocket.unsent_bytes:
+                self._stuck.set()
+                break
+            self._in_flight = 0
+        if self._backlog.dropped:
+            self._report()
 
     def _report(self) -> None:
         for drop, total in self._backlog.dropped.items():
             if total != self._reported[drop]:
                 self._observer.lost(_LOSSES[drop], total - self._reported[drop])
                 self._reported[drop] = total
+
+
+def _gone(error: ConnectionClosed) -> TunnelClosed:
+    cause = cause_of(error)
+    return TunnelClosed(cause.reason, cause.message)

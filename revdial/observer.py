@@ -35,8 +35,10 @@ class Refusal(StrEnum):
 class Loss(StrEnum):
     """What was dropped, or given up, on either side of a working tunnel."""
 
+    FLOW_PARITY = "flow_parity"
+    """Parity for which a slow tunnel had no time."""
     FLOW_STALE = "flow_stale"
-    """Datagrams that waited longer than their flow's backlog limit."""
+    """Datagrams of frames that waited longer than their flow's backlog limit."""
     FLOW_OVERFULL = "flow_overfull"
     """Datagrams pushed out of a backlog by newer ones."""
     FLOW_CLOSED = "flow_closed"

@@ -141,7 +141,11 @@ class AgentTunnel:
                 session=session,
             )
         )
-        channel = DatagramChannel(websocket, limits or limits_of(flow), self._observer, preamble)
+        try:
+            websocket.send_nowait(preamble)
+        except ConnectionClosed as error:
+            raise TunnelClosed("data_connection_lost", "the data connection was lost") from error
+        channel = DatagramChannel(websocket, limits or limits_of(flow), self._observer)
         self._start(channel.run)
         return channel
 

@@ -193,7 +193,10 @@ class TunnelWebSocket:
             await self._receive()
         if self.protocol.handshake_exc is not None:
             raise self.protocol.handshake_exc
-        return self.protocol.events.pop(0)
+        # The peer need not wait for us: its first messages may have come with it.
+        event, *rest = self.protocol.events_received()
+        self._sort(rest)
+        return event
 
     async def answer(self) -> None:
         """Send what the protocol has to say, as our half of the upgrade."""

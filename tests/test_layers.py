@@ -27,6 +27,7 @@ ALLOWED = {
         "proxy",
         "agent",
     },
+    "bench": {"settings", "moonlight", "revdial", "backends", "proxy", "agent"},
     "fuzz": {"settings", "moonlight", "revdial", "backends", "proxy", "agent"},
 }
 IO_MODULES = {"socket", "ssl", "select", "selectors", "trio", "asyncio", "anyio", "threading"}

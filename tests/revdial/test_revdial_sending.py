@@ -9,7 +9,7 @@ import structlog
 import trio
 import trio.testing
 
-from revdial.backlog import BacklogLimits
+from revdial.backlog import BacklogLimits, Drop
 from revdial.errors import BadMessage, TunnelClosed
 from revdial.flow import DatagramChannel
 from revdial.framing import decode_batch, gather
@@ -26,10 +26,21 @@ class Clogged:
         self.room = room
         self.sent: list[Any] = []
         self.stream_closed = trio.Event()
+        self.unclogged = trio.Event()
+        self.unsent_bytes = 0
 
     @property
     def is_open(self) -> bool:
         return not self.stream_closed.is_set()
+
+    def send_nowait(self, message: Any) -> None:
+        self.sent.append(message)
+        self.unsent_bytes = max(0, len(self.sent) - self.room)
+
+    async def flush(self) -> None:
+        if self.unsent_bytes:
+            await self.unclogged.wait()
+            self.unsent_bytes = 0
 
     async def send(self, message: Any) -> None:
         if len(self.sent) >= self.room:
@@ -72,20 +83,31 @@ async def test_what_was_not_sent_at_the_end_is_counted() -> None:
 async def test_a_flow_that_was_slow_sends_only_what_is_fresh(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    peer = Clogged(room=10)
-    counters = Counters()
-    flow = DatagramChannel(peer.as_websocket(), BacklogLimits(50, 2**20), counters, b"preamble")
-    flow.send_batch(gather([b"stale"] * 7))
-    await trio.sleep(0.06)
-    flow.send_batch(gather([b"fresh"]))
+    peer, counters = Clogged(), Counters()
+    flow = DatagramChannel(peer.as_websocket(), BacklogLimits(50, 2**20), counters)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(flow.run)
+        flow.send_batch(gather([b"begun"]))
+        flow.send_batch(gather([b"stale"] * 7))
+        await trio.sleep(0.06)
+        flow.send_batch(gather([b"fresh"]))
+        peer.room = 9
+        peer.unclogged.set()
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
-    assert peer.sent[0] == b"preamble"
-    [fresh] = decode_batch(peer.sent[1]).datagrams()
-    assert (bytes(fresh), len(peer.sent)) == (b"fresh", 2)
+    sent = [[bytes(d) for d in decode_batch(message).datagrams()] for message in peer.sent]
+    assert sent == [[b"begun"], [b"fresh"]]
     assert counters.losses == {Loss.FLOW_STALE: 7}
+    assert flow.dropped == {Drop.STALE: 7}
+
+
+async def test_a_flow_sends_at_once_what_its_peer_takes() -> None:
+    peer = Clogged(room=9)
+    flow = DatagramChannel(peer.as_websocket(), BacklogLimits(50, 2**20), Counters())
+    flow.send_batch(gather([b"one"]))
+    flow.send_batch(gather([b"two"]))
+    assert len(peer.sent) == 2
+    assert flow.backlog_age_s == 0
 
 
 async def test_a_flow_ends_with_its_connection() -> None:
