@@ -148,7 +148,8 @@ async def emulated_wan(
     reason = can_emulate()
     if reason is not None:
         raise WanFailed(reason)
-    near, far = (f"wan-{os.getpid()}-{secrets.token_hex(3)}-{end}" for end in ("near", "far"))
+    unique = f"wan-{os.getpid()}-{secrets.token_hex(3)}"
+    near, far = f"{unique}-near", f"{unique}-far"
     plan = Plan(
         near=End(near, f"{near_address}/{prefix_bits}"),
         far=End(far, f"{far_address}/{prefix_bits}"),

@@ -130,16 +130,22 @@ async def test_nothing_is_left_after_its_user_is_stopped(end: signal.Signals) ->
     )
     assert process.stdout is not None
     assert process.stderr is not None
-    with trio.fail_after(60):
-        names = (await process.stdout.receive_some()).decode().split()
-        assert len(names) == 2
-        assert existing(names) == names
-        process.send_signal(end)
-        # Ends once all that inherited it have: the user, the link, and what ran in the namespace.
-        async with process.stderr, process.stdout:
-            async for _ in process.stderr:
-                pass
-        await process.wait()
+    async with process.stdout, process.stderr:
+        with trio.fail_after(60):
+            try:
+                told = b""
+                while not told.endswith(b"\n") and (data := await process.stdout.receive_some()):
+                    told += data
+                names = told.decode().split()
+                assert len(names) == 2
+                assert existing(names) == names
+                process.send_signal(end)
+                # Ends when all that inherited it have: the user, the link, what ran inside.
+                async for _ in process.stderr:
+                    pass
+            finally:
+                process.kill()
+                await process.wait()
     assert existing(names) == []
 
 
