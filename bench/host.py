@@ -15,6 +15,7 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -136,12 +137,9 @@ class _Sender:
         start = time.monotonic_ns()
         end = start + int(self._plan.seconds * 1e9)
         period = int(1e9 / self._plan.fps)
-        due: list[tuple[int, int, int]] = []
-        for index in range(len(self._video)):
-            # Spread over the period, as hosts are that know nothing of each other.
-            due.append((start + period * index // len(self._video), 0, index))
-        for index in range(len(self._audio)):
-            due.append((start + audio_period_ns * index // len(self._audio), 1, index))
+        # Spread over the period, as hosts are that know nothing of each other.
+        due = [(start + at, 0, index) for index, at in _spread(period, len(self._video))]
+        due += [(start + at, 1, index) for index, at in _spread(audio_period_ns, len(self._audio))]
         heapq.heapify(due)
         next_pings = start
         while due[0][0] < end:
@@ -217,6 +215,10 @@ class _Sender:
                 self._audio[index].socket.send(datagram)
             except OSError:
                 self.counts["not_sent"] += 1
+
+
+def _spread(period_ns: int, count: int) -> Iterator[tuple[int, int]]:
+    return ((index, period_ns * index // count) for index in range(count))
 
 
 def main() -> None:
