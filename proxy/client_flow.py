@@ -228,11 +228,12 @@ class ClientFlow:
             if socket is None:
                 self.dropped["client_not_bound"] += sum(map(len, batch.runs))
                 continue
-            if self.kind is not Flow.CONTROL:
-                self.gaps.note(batch.datagrams())
             socket.send_runs(batch.runs)
-            self.datagrams_to_client += sum(map(len, batch.runs))
-            self.bytes_to_client += sum(len(run.data) for run in batch.runs)
+            for run in batch.runs:
+                if self.kind is not Flow.CONTROL:
+                    self.gaps.note_run(run.data, run.segment_size)
+                self.datagrams_to_client += len(run)
+                self.bytes_to_client += len(run.data)
 
     async def _to_host(self, channel: DatagramChannel) -> FlowEnd:
         with trio.move_on_after(self._silence_timeout_s):

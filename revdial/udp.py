@@ -70,6 +70,8 @@ class DatagramSocket:
         sock.setblocking(False)
         self._socket = sock
         self._segments = offload
+        # Whether the last read took all there was: then asking first would be in vain.
+        self._drained = True
         self.counters = DatagramCounters()
         if offload:
             with suppress(OSError):
@@ -123,25 +125,29 @@ class DatagramSocket:
         Stops after `max_bytes`, which one more read may exceed. Raises
         `trio.ClosedResourceError` when it is closed meanwhile.
         """
-        return list(_joined(run for _, run in await self.receive_from(max_bytes)))
+        return _joined([run for _, run in await self.receive_from(max_bytes)])
 
     async def receive_from(
         self, max_bytes: int = default_receive_bytes
     ) -> list[tuple[Address, Run]]:
         """The same with the sender of each run, for a socket that is not connected."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        while True:
+        if not self._drained:
+            await trio.lowlevel.checkpoint()
+        received: list[tuple[Address, Run]] = []
+        while not received:
             if self.closed:
                 raise trio.ClosedResourceError("this UDP socket is closed")
-            received = list(self._drain(max_bytes))
-            if received:
-                await trio.lowlevel.cancel_shielded_checkpoint()
-                return received
-            await trio.lowlevel.wait_readable(self._socket)
+            if self._drained:
+                await trio.lowlevel.wait_readable(self._socket)
+            self._drained = self._drain(received, max_bytes)
+        return received
 
     def send_runs(self, runs: Iterable[Run], to: Address | None = None) -> None:
         """Send what the kernel takes now; the rest is dropped and counted."""
         for run in runs:
+            if run.segment_size == len(run.data):
+                self.send(run.data, to)
+                continue
             for piece in _pieces(run):
                 if self._segments and len(piece) > 1:
                     self._send_segments(piece, to)
@@ -182,13 +188,14 @@ class DatagramSocket:
     ) -> None:
         self.close()
 
-    def _drain(self, max_bytes: int) -> Iterator[tuple[Address, Run]]:
+    def _drain(self, received: list[tuple[Address, Run]], max_bytes: int) -> bool:
+        """Take what is there, up to `max_bytes`; tells whether that was all."""
         total = 0
         while total < max_bytes:
             try:
                 data, ancillary, _, sender = self._socket.recvmsg(_READ_BYTES, _ANCILLARY_BYTES)
             except BlockingIOError:
-                return
+                return True
             except OSError as error:
                 if self.closed:
                     raise trio.ClosedResourceError("this UDP socket is closed") from error
@@ -197,11 +204,13 @@ class DatagramSocket:
                 self.counters.receive_refused += 1
                 total += 1
                 continue
-            run = Run(_segment_size(ancillary, len(data)), memoryview(data))
-            self.counters.received += len(run)
-            self.counters.received_bytes += len(data)
-            total += len(data) + 1
-            yield _address(sender), run
+            length = len(data)
+            size = _segment_size(ancillary, length) if ancillary else length
+            self.counters.received += 1 if size == length else -(-length // size)
+            self.counters.received_bytes += length
+            total += length + 1
+            received.append((_address(sender), Run(size, memoryview(data))))
+        return False
 
     def _send_segments(self, run: Run, to: Address | None) -> None:
         ancillary = [(_SOL_UDP, _UDP_SEGMENT, _SEGMENT_SIZE.pack(run.segment_size))]
@@ -249,24 +258,28 @@ def _segment_size(ancillary: list[tuple[int, int, bytes]], length: int) -> int:
 
 def _pieces(run: Run) -> Iterator[Run]:
     """A run in pieces that one call may take."""
-    if not run.segment_size:
-        yield run
-        return
     segments = min(max_segments, max(1, max_datagram_bytes // run.segment_size))
     step = segments * run.segment_size
+    if len(run.data) <= step:
+        yield run
+        return
     for start in range(0, len(run.data), step):
         data = run.data[start : start + step]
         yield Run(min(run.segment_size, len(data)), data)
 
 
-def _joined(runs: Iterable[Run]) -> Iterator[Run]:
+def _joined(runs: list[Run]) -> list[Run]:
     """The same datagrams in fewer runs, where single ones came one by one."""
+    if len(runs) == 1:
+        return runs
+    joined: list[Run] = []
     singles: list[Buffer] = []
     for run in runs:
-        if len(run) == 1:
+        if run.segment_size == len(run.data):
             singles.append(run.data)
-            continue
-        yield from gather(singles)
-        singles = []
-        yield run
-    yield from gather(singles)
+        else:
+            joined += gather(singles)
+            singles = []
+            joined.append(run)
+    joined += gather(singles)
+    return joined

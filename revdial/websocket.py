@@ -16,8 +16,8 @@ from __future__ import annotations
 import logging
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -52,6 +52,8 @@ _BY_OUR_CODE: dict[int, str] = {
     LibraryCode.INVALID_DATA: "bad_frame",
 }
 _BY_THEIR_CODE: dict[int, str] = {code: code.name.lower() for code in CloseCode}
+
+_TRANSPORT_ERRORS: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 CheckRequest = Callable[[ServerProtocol, Request], Awaitable[Response | None]]
 
@@ -94,14 +96,19 @@ class TunnelWebSocket:
 
     async def recv(self) -> str | bytes | bytearray:
         """The next message; raises `ConnectionClosed` at the end. One task at a time."""
-        with self._exclusive():
+        if self._reading:
+            raise trio.BusyResourceError("another task is already reading this connection")
+        self._reading = True
+        try:
             message = self._next_message()
             if message is not None or self.stream_closed.is_set():
                 await trio.lowlevel.checkpoint()
             while message is None:
                 await self._read()
                 message = self._next_message()
-            return message
+        finally:
+            self._reading = False
+        return message
 
     async def send(self, message: str | Buffer) -> None:
         """Send a message, text for `str`; returns when the kernel has taken it.
@@ -120,18 +127,24 @@ class TunnelWebSocket:
             self.protocol.send_text(message.encode())
         else:
             self.protocol.send_binary(message)
-        with self._loss_told():
+        try:
             self._write()
+        except _TRANSPORT_ERRORS as error:
+            raise self._loss(error) from error
 
     async def flush(self) -> None:
         """Wait until the kernel has taken all that was sent."""
-        with self._loss_told():
+        try:
             await self._transport.flush()
+        except _TRANSPORT_ERRORS as error:
+            raise self._loss(error) from error
 
     async def wait_writable(self) -> None:
         """Wait until the kernel would take something."""
-        with self._loss_told():
+        try:
             await self._transport.wait_writable()
+        except _TRANSPORT_ERRORS as error:
+            raise self._loss(error) from error
 
     def ping(self) -> None:
         """Send a ping; its round trip is in `latency` once it was answered."""
@@ -139,7 +152,7 @@ class TunnelWebSocket:
             if self._pinged_at is None:
                 self._pinged_at = trio.current_time()
             self.protocol.send_ping(b"")
-            with suppress(ConnectionClosed), self._loss_told():
+            with suppress(*_TRANSPORT_ERRORS):
                 self._write()
 
     async def keep_alive(self, interval_s: float, timeout_s: float) -> None:
@@ -161,14 +174,13 @@ class TunnelWebSocket:
             with trio.move_on_after(close_timeout_s), suppress(ConnectionClosed):
                 if self.is_open:
                     self.protocol.send_close(code, reason)
-                    with self._loss_told():
+                    with suppress(*_TRANSPORT_ERRORS):
                         self._write()
                 if self._reading:
                     await self.stream_closed.wait()
-                with self._exclusive():
-                    while not self.stream_closed.is_set():
-                        self._frames.clear()
-                        await self._read()
+                while True:
+                    # Until it raises; what comes before the peer's goodbye is nobody's any more.
+                    await self.recv()
         finally:
             self._let_go()
         await trio.lowlevel.checkpoint()
@@ -229,15 +241,17 @@ class TunnelWebSocket:
         """Take what is there, after waiting for it; `ConnectionClosed` once that is the end."""
         if self.stream_closed.is_set():
             raise self._closed_error()
-        with self._loss_told():
-            if self.protocol.state is OPEN or not self.protocol.reader.eof:
-                if self._reply_bytes > max_reply_bytes:
-                    await self._transport.flush()
-                    self._reply_bytes = 0
-                await self._receive()
-            self._sort(self.protocol.events_received())
-            if self.protocol.state is not OPEN and not self._awaits_close():
+        protocol = self.protocol
+        try:
+            if self._reply_bytes > max_reply_bytes:
+                await self._transport.flush()
+                self._reply_bytes = 0
+            await self._receive()
+            self._sort(protocol.events_received())
+            if protocol.state is not OPEN and not self._awaits_close():
                 await self._end()
+        except _TRANSPORT_ERRORS as error:
+            raise self._loss(error) from error
 
     def _sort(self, events: Iterable[Event]) -> None:
         for event in events:
@@ -292,24 +306,12 @@ class TunnelWebSocket:
             self.protocol.receive_eof()
             self.stream_closed.set()
 
-    @contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        if self._reading:
-            raise trio.BusyResourceError("another task is already reading this connection")
-        self._reading = True
-        try:
-            yield
-        finally:
-            self._reading = False
-
-    @contextmanager
-    def _loss_told(self) -> Iterator[None]:
-        """Turn the transport's errors into the one that callers know."""
-        try:
-            yield
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            self._let_go()
-            raise self._closed_error() from error
+    def _loss(self, error: Exception) -> ConnectionClosed:
+        """Turn the transport's error into the one that callers know."""
+        self._let_go()
+        closed = self._closed_error()
+        closed.__cause__ = error
+        return closed
 
     def _closed_error(self) -> ConnectionClosed:
         protocol = self.protocol

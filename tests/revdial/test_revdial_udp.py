@@ -75,7 +75,10 @@ class Scripted(socket.socket):
 @pytest.fixture
 def scripted() -> Iterator[tuple[Scripted, DatagramSocket]]:
     sock = Scripted(type=socket.SOCK_DGRAM)
-    with DatagramSocket(sock) as wrapped:
+    sock.bind(LOOPBACK)
+    with DatagramSocket(sock) as wrapped, DatagramSocket.open(LOOPBACK) as knocker:
+        # The kernel calls it readable as long as nobody takes this.
+        knocker.send(b"knock", sock.getsockname())
         yield sock, wrapped
 
 
