@@ -12,7 +12,7 @@ import secrets
 import statistics
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -42,9 +42,9 @@ from proxy.sessions import FlowTerms, Session, SessionState, new_session_id
 host_name: Final = "host"
 first_host_port: Final = 20_000
 ports_per_session: Final = 3
-sessions_per_agent: Final = 64
 start_timeout_s: Final = 30.0
 stop_timeout_s: Final = 15.0
+agents_port: Final = 46_981
 _edge_ports: Final = {
     "http": 46_989,
     "https": 46_984,
@@ -52,7 +52,7 @@ _edge_ports: Final = {
     "video": 46_998,
     "control": 46_999,
     "audio": 47_000,
-    "agents": 46_981,
+    "agents": agents_port,
     "admin": 46_980,
 }
 
@@ -123,6 +123,11 @@ class Process:
         finally:
             with trio.CancelScope(shield=True):
                 await end(process)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
     async def say(self, line: str) -> None:
         """Give it a line."""
@@ -364,10 +369,10 @@ async def metrics(deployment: Deployment) -> dict[str, float]:
     return found
 
 
-def summary(values: list[dict[str, Any]], keys: Sequence[str]) -> dict[str, Any]:
+def median(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the median of each figure over several runs; None where no run had it."""
     medians: dict[str, Any] = {}
-    for key in keys:
-        known = [value[key] for value in values if value[key] is not None]
+    for key in runs[0]:
+        known = [run[key] for run in runs if run[key] is not None]
         medians[key] = statistics.median(known) if known else None
     return medians
