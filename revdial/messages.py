@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 import msgspec
 
 from revdial.errors import BadMessage
+from revdial.framing import Buffer
 
 protocol_version = 1
 max_control_message_bytes = 65_536
@@ -201,12 +202,12 @@ def encode(message: FromAgent | FromEdge) -> str:
     return text.decode()
 
 
-def decode_from_agent(text: str | bytes | bytearray) -> FromAgent:
+def decode_from_agent(text: str | Buffer) -> FromAgent:
     """What an agent sent; `BadMessage` for anything else."""
     return _decode(text, _from_agent)
 
 
-def decode_from_edge(text: str | bytes | bytearray) -> FromEdge:
+def decode_from_edge(text: str | Buffer) -> FromEdge:
     """What the edge sent; `BadMessage` for anything else."""
     return _decode(text, _from_edge)
 
@@ -216,7 +217,7 @@ _from_edge: msgspec.json.Decoder[FromEdge] = msgspec.json.Decoder(FromEdge)
 _any: msgspec.json.Decoder[FromAgent | FromEdge] = msgspec.json.Decoder(FromAgent | FromEdge)
 
 
-def _decode(text: str | bytes | bytearray, decoder: msgspec.json.Decoder[_T]) -> _T:
+def _decode(text: str | Buffer, decoder: msgspec.json.Decoder[_T]) -> _T:
     if not isinstance(text, str):
         raise BadMessage("binary_control_message", "a control message must be text")
     if len(text) > max_control_message_bytes:

@@ -27,9 +27,10 @@ from websockets.exceptions import ConnectionClosed, ConnectionClosedError, Inval
 from websockets.frames import CloseCode as LibraryCode
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
-from websockets.protocol import CLOSED, OPEN, Event, Protocol
+from websockets.protocol import CLIENT, CLOSED, OPEN, SERVER, Event, Protocol
 from websockets.server import ServerProtocol
 
+from revdial.frames import FrameSplitter, binary_frame
 from revdial.framing import max_batch_bytes
 from revdial.messages import CloseCode, max_control_message_bytes
 from revdial.transport import Buffer, Transport
@@ -68,10 +69,14 @@ class TunnelWebSocket:
         self.latency = 0.0
         """Round trip of the last ping, in seconds; 0 before the first answer."""
         self._transport = transport
-        self._frames: deque[Frame] = deque()
+        self._splitter = FrameSplitter(
+            masked=protocol.side is SERVER, on_message=self._take, on_other=self._pass_on
+        )
+        self._messages: deque[str | Buffer] = deque()
         self._fragments: list[Buffer] = []
         self._is_text = False
         self._reading = False
+        self._upgraded = False
         self._reply_bytes = 0
         self._pinged_at: float | None = None
         # Since when a reader has waited in vain.
@@ -94,21 +99,19 @@ class TunnelWebSocket:
         """How much of what was sent the kernel has not taken."""
         return self._transport.unsent_bytes
 
-    async def recv(self) -> str | bytes | bytearray:
+    async def recv(self) -> str | Buffer:
         """The next message; raises `ConnectionClosed` at the end. One task at a time."""
         if self._reading:
             raise trio.BusyResourceError("another task is already reading this connection")
         self._reading = True
         try:
-            message = self._next_message()
-            if message is not None or self.stream_closed.is_set():
+            if self._messages or self.stream_closed.is_set():
                 await trio.lowlevel.checkpoint()
-            while message is None:
+            while not self._messages:
                 await self._read()
-                message = self._next_message()
+            return self._messages.popleft()
         finally:
             self._reading = False
-        return message
 
     async def send(self, message: str | Buffer) -> None:
         """Send a message, text for `str`; returns when the kernel has taken it.
@@ -123,12 +126,13 @@ class TunnelWebSocket:
         """Send a message; what the kernel does not take waits in `unsent_bytes` for `flush`."""
         if not self.is_open:
             raise self._closed_error()
-        if isinstance(message, str):
-            self.protocol.send_text(message.encode())
-        else:
-            self.protocol.send_binary(message)
         try:
-            self._write()
+            if isinstance(message, str):
+                self.protocol.send_text(message.encode())
+                self._write()
+            else:
+                frame = binary_frame(message, masked=self.protocol.side is CLIENT)
+                self._transport.send_nowait(frame)
         except _TRANSPORT_ERRORS as error:
             raise self._loss(error) from error
 
@@ -208,34 +212,13 @@ class TunnelWebSocket:
         # The peer need not wait for us: its first messages may have come with it.
         event, *rest = self.protocol.events_received()
         self._sort(rest)
+        self._upgraded = True
         return event
 
     async def answer(self) -> None:
         """Send what the protocol has to say, as our half of the upgrade."""
         self._write()
         await self._transport.flush()
-
-    def _next_message(self) -> str | bytes | bytearray | None:
-        while self._frames:
-            frame = self._frames.popleft()
-            if frame.opcode is not Opcode.CONT:
-                self._is_text = frame.opcode is Opcode.TEXT
-            data = frame.data
-            if self._fragments or not frame.fin:
-                self._fragments.append(data)
-                if not frame.fin:
-                    continue
-                data = b"".join(self._fragments)
-                self._fragments = []
-            if not self._is_text:
-                return data if isinstance(data, bytes | bytearray) else bytes(data)
-            try:
-                return bytes(data).decode()
-            except UnicodeDecodeError:
-                self.protocol.fail(LibraryCode.INVALID_DATA, "a text message is not UTF-8")
-                self._frames.clear()
-                self._write()
-        return None
 
     async def _read(self) -> None:
         """Take what is there, after waiting for it; `ConnectionClosed` once that is the end."""
@@ -247,7 +230,6 @@ class TunnelWebSocket:
                 await self._transport.flush()
                 self._reply_bytes = 0
             await self._receive()
-            self._sort(protocol.events_received())
             if protocol.state is not OPEN and not self._awaits_close():
                 await self._end()
         except _TRANSPORT_ERRORS as error:
@@ -260,7 +242,38 @@ class TunnelWebSocket:
                 self.latency = trio.current_time() - self._pinged_at
                 self._pinged_at = None
             elif event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
-                self._frames.append(event)
+                self._assemble(event)
+
+    def _assemble(self, frame: Frame) -> None:
+        if frame.opcode is not Opcode.CONT:
+            self._is_text = frame.opcode is Opcode.TEXT
+        self._fragments.append(frame.data)
+        if not frame.fin:
+            return
+        message = b"".join(self._fragments)
+        self._fragments = []
+        if not self._is_text:
+            self._messages.append(message)
+            return
+        try:
+            self._messages.append(message.decode())
+        except UnicodeDecodeError:
+            self.protocol.fail(LibraryCode.INVALID_DATA, "a text message is not UTF-8")
+            self._write()
+
+    def _take(self, message: Buffer) -> None:
+        if self.protocol.state is OPEN:
+            self._messages.append(message)
+
+    def _pass_on(self, data: Buffer) -> bool:
+        """Let the library have a frame that is not a whole binary message."""
+        protocol = self.protocol
+        protocol.receive_data(bytes(data))
+        if protocol.writes:
+            self._reply_bytes += sum(map(len, protocol.writes))
+            self._write()
+        self._sort(protocol.events_received())
+        return protocol.current_size is None
 
     def _awaits_close(self) -> bool:
         """Tell whether we have begun to close, and the peer has yet to follow."""
@@ -275,13 +288,13 @@ class TunnelWebSocket:
     async def _receive(self) -> None:
         self._silent_since = trio.current_time()
         data = await self._transport.receive_some()
-        if data:
-            self.protocol.receive_data(data)
-        else:
+        if not data:
             self.protocol.receive_eof()
-        if self.protocol.writes:
-            self._reply_bytes += sum(map(len, self.protocol.writes))
-            self._write()
+        elif self._upgraded:
+            self._splitter.feed(data, self.protocol.max_message_size or max_batch_bytes)
+            self._transport.wait_for(self._splitter.missing_bytes)
+        else:
+            self.protocol.receive_data(data)
 
     async def _end(self) -> None:
         """Let the peer have our last words, and wait for it to hang up, for a while."""

@@ -90,6 +90,7 @@ async def test_a_flow_that_was_slow_sends_only_what_is_fresh(
         flow.send_batch(gather([b"begun"]))
         flow.send_batch(gather([b"stale"] * 7))
         await trio.sleep(0.06)
+        assert flow.backlog_age_s == pytest.approx(0.06)
         flow.send_batch(gather([b"fresh"]))
         peer.room = 9
         peer.unclogged.set()

@@ -63,7 +63,6 @@ async def test_a_slow_tunnel_drops_what_is_stale_and_never_waits() -> None:
             while not flow.dropped[Drop.OVERFULL]:
                 flow.send_batch(burst)
                 await trio.lowlevel.checkpoint()
-            assert flow.backlog_age_s > 0
             release.set()
             while not flow.dropped[Drop.STALE]:
                 await trio.testing.wait_all_tasks_blocked(0.001)
