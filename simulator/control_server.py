@@ -163,6 +163,8 @@ class ControlServer:
                 case Disconnected(reason=reason):
                     _log.info("control_closed", session=peer.session, reason=reason)
                     if reason != "local":
+                        # Whoever is told forgets this peer, and it still awaits our answer.
+                        self._send_due(peer)
                         self._on_left(peer.session)
 
     def _hear(self, peer: _Peer, data: bytes) -> None:
@@ -184,9 +186,12 @@ class ControlServer:
                 del self._peers[number]
 
     def _flush(self) -> None:
+        for peer in self._peers.values():
+            self._send_due(peer)
+
+    def _send_due(self, peer: _Peer) -> None:
         if self._port is not None:
-            for peer in self._peers.values():
-                self._port.send(peer.enet.datagrams(_now_ms()), peer.address)
+            self._port.send(peer.enet.datagrams(_now_ms()), peer.address)
 
     def _next_timeout_s(self) -> float:
         now = _now_ms()
