@@ -216,6 +216,9 @@ async def simulate_host(
     api_socket: Path | None = None,
     state_folder: Annotated[Path | None, Parameter(name="--state-dir")] = None,
     behave_like: Annotated[str, Parameter(help="wolf-2026, wolf-2024 or ideal")] = "wolf-2026",
+    picture: Annotated[
+        str, Parameter(help="card, or noise: bytes that cost nothing to make, for load tests")
+    ] = "card",
     max_sessions: int = 4,
     log_level: str = "info",
 ) -> None:
@@ -226,6 +229,7 @@ async def simulate_host(
     try:
         from simulator.config import HostConfig, Traps
         from simulator.host import run_host
+        from simulator.picture import PictureKind
     except ImportError as error:
         raise CommandFailed(
             f"{error.name} is missing: install moonhost with its extra, 'moonhost[simulator]'."
@@ -233,6 +237,9 @@ async def simulate_host(
     worlds = {"wolf-2026": Traps.wolf_2026, "wolf-2024": Traps.wolf_2024, "ideal": Traps.none}
     if behave_like not in worlds:
         raise CommandFailed(f"--behave-like is one of {', '.join(worlds)}.")
+    pictures: dict[str, PictureKind] = {"card": "card", "noise": "noise"}
+    if picture not in pictures:
+        raise CommandFailed(f"--picture is one of {', '.join(pictures)}.")
     if log_level not in logs.levels:
         raise CommandFailed(f"--log-level is one of {', '.join(logs.levels)}.")
     logs.configure(log_level)
@@ -249,6 +256,7 @@ async def simulate_host(
         api_socket=api_socket,
         state_dir=state_folder,
         traps=worlds[behave_like](),
+        picture=pictures[picture],
         max_sessions=max_sessions,
     )
     try:

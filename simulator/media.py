@@ -104,6 +104,7 @@ class MediaPorts:
         flows.stream = Stream(
             session,
             settings,
+            picture=self._config.picture,
             region=self._config.region,
             video=flows.video,
             audio=flows.audio,

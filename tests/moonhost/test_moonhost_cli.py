@@ -46,6 +46,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         (("demo", "--bitrate", "0"), "kbit/s"),
         (("simulate-host", "--behave-like", "a-toaster"), "wolf-2026, wolf-2024, ideal"),
         (("simulate-host", "--log-level", "loud"), "debug, info, warning, error"),
+        (("simulate-host", "--picture", "film"), "--picture is one of card, noise."),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_words(
