@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from simulator.config import Traps
 from tests.e2e.deployment import Deployment, HostPlan, deployed, start_timeout_s
 from tests.waiting import until
 
+command_timeout_s = 60.0
 enough = 0.9
 """Share of the pictures that a busy machine still brings."""
 
@@ -92,3 +97,43 @@ async def until_all_stream(deployment: Deployment, count: int) -> None:
         return states == ["streaming"] * count
 
     await until(all_stream, start_timeout_s)
+
+
+async def test_the_command_starts_what_it_needs_and_tells_it_as_json() -> None:
+    load = ("--sessions", "1", "--mbps", "1", "--seconds", "1", "--mode", "320x200x30")
+    with trio.fail_after(command_timeout_s):
+        done = await trio.run_process(
+            [sys.executable, "-m", "moonhost", "loadtest", *load, "--json"],
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+        )
+    told = json.loads(done.stdout)
+    assert (told["sessions"], told["played"], told["failed"]) == (1, 1, {})
+    for who in ("edge", "agent", "host", "client"):
+        assert told[f"{who}_cores"] >= 0
+    assert b"1 of 1 sessions play." in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+async def test_the_command_stops_cleanly_when_it_is_interrupted() -> None:
+    process = await trio.lowlevel.open_process(
+        [sys.executable, "-m", "moonhost", "loadtest", "--sessions", "1", "--seconds", "3600"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    said = b""
+    try:
+        with trio.fail_after(command_timeout_s):
+            async with process.stderr:
+                while b"Measuring" not in said:
+                    said += bytes(await process.stderr.receive_some())
+                process.send_signal(signal.SIGINT)
+                async for chunk in process.stderr:
+                    said += chunk
+            assert await process.wait() == 1
+    finally:
+        process.kill()
+    assert b"interrupted; everything it began has ended." in said
+    assert b"Traceback" not in said
