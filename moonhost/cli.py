@@ -23,6 +23,7 @@ from backends.vault import load_or_create_key
 from moonhost import logs
 from moonhost.admin_client import AdminClient
 from moonhost.errors import CommandFailed
+from moonlight.serverinfo import default_http_port
 from proxy import state_dir
 from proxy.config import ProxyConfig
 from proxy.edge import RunningEdge, run_edge
@@ -33,6 +34,11 @@ default_proxy_config: Final = Path("/etc/moonhost/proxy.toml")
 default_agent_config: Final = Path("/etc/moonhost/agent.toml")
 proxy_environment: Final = "MOONHOST_PROXY"
 max_bitrate_kbps: Final = 150_000
+max_load_sessions: Final = 300
+max_load_seconds: Final = 3_600
+_edge: Final = re.compile(
+    r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]{1,253}))(?::(?P<port>[0-9]{1,5}))?"
+)
 _mode: Final = re.compile(r"[1-9][0-9]{2,3}x[1-9][0-9]{2,3}x[1-9][0-9]{0,2}")
 
 ProxyConfigPath = Annotated[
@@ -216,6 +222,9 @@ async def simulate_host(
     api_socket: Path | None = None,
     state_folder: Annotated[Path | None, Parameter(name="--state-dir")] = None,
     behave_like: Annotated[str, Parameter(help="wolf-2026, wolf-2024 or ideal")] = "wolf-2026",
+    picture: Annotated[
+        str, Parameter(help="card, or noise: bytes that cost nothing to make, for load tests")
+    ] = "card",
     max_sessions: int = 4,
     log_level: str = "info",
 ) -> None:
@@ -226,6 +235,7 @@ async def simulate_host(
     try:
         from simulator.config import HostConfig, Traps
         from simulator.host import run_host
+        from simulator.picture import PictureKind
     except ImportError as error:
         raise CommandFailed(
             f"{error.name} is missing: install moonhost with its extra, 'moonhost[simulator]'."
@@ -233,6 +243,9 @@ async def simulate_host(
     worlds = {"wolf-2026": Traps.wolf_2026, "wolf-2024": Traps.wolf_2024, "ideal": Traps.none}
     if behave_like not in worlds:
         raise CommandFailed(f"--behave-like is one of {', '.join(worlds)}.")
+    pictures: dict[str, PictureKind] = {"card": "card", "noise": "noise"}
+    if picture not in pictures:
+        raise CommandFailed(f"--picture is one of {', '.join(pictures)}.")
     if log_level not in logs.levels:
         raise CommandFailed(f"--log-level is one of {', '.join(logs.levels)}.")
     logs.configure(log_level)
@@ -249,6 +262,7 @@ async def simulate_host(
         api_socket=api_socket,
         state_dir=state_folder,
         traps=worlds[behave_like](),
+        picture=pictures[picture],
         max_sessions=max_sessions,
     )
     try:
@@ -285,6 +299,51 @@ async def demo(
         sys.exit(1)
 
 
+@app.command
+async def loadtest(
+    *,
+    sessions: Annotated[int, Parameter(help="How many clients play at once.")] = 4,
+    mbps: Annotated[float, Parameter(help="Mbit/s that each client asks for.")] = 10.0,
+    seconds: Annotated[float, Parameter(help="How long to measure once all play.")] = 10.0,
+    as_json: AsJson = False,
+    edge: Annotated[str | None, Parameter(help="HOST or HOST:HTTP_PORT of a running edge.")] = None,
+    mode: Annotated[str, Parameter(help="WIDTHxHEIGHTxFPS")] = "1280x720x60",
+    app_title: Annotated[
+        str | None, Parameter(name="--app", help="Its title; else the first of the list.")
+    ] = None,
+    config: ProxyConfigPath = default_proxy_config,
+) -> None:
+    """Put whole sessions on an edge and measure them: pairing, launch, media and control.
+
+    Without --edge everything is started here: an edge, a simulated host and its agent. With it,
+    PINs are confirmed through the admin API of the edge that --config is of, and the clients are
+    unpaired at the end. Exits with 0 if all sessions played and nothing was lost.
+    """
+    from moonhost.loadtest import LoadOptions, max_own_sessions, run_loadtest
+
+    most = max_own_sessions if edge is None else max_load_sessions
+    if not 1 <= sessions <= most:
+        raise CommandFailed(f"--sessions is from 1 to {most}.")
+    if not 0.1 <= mbps <= max_bitrate_kbps / 1000:
+        raise CommandFailed(f"--mbps is from 0.1 to {max_bitrate_kbps // 1000}.")
+    if not 1 <= seconds <= max_load_seconds:
+        raise CommandFailed(f"--seconds is from 1 to {max_load_seconds}.")
+    if not _mode.fullmatch(mode):
+        raise CommandFailed("--mode is WIDTHxHEIGHTxFPS, as in 1920x1080x60.")
+    options = LoadOptions(
+        sessions=sessions,
+        mbps=mbps,
+        seconds=seconds,
+        as_json=as_json,
+        mode=mode,
+        app=app_title,
+        edge=None if edge is None else _host_and_port(edge),
+        config=None if edge is None else _proxy_settings(config),
+    )
+    if not await run_loadtest(options):
+        sys.exit(1)
+
+
 _pairing_failed: Final = {
     "wrong_pin": "That was not the PIN that the device shows. Start the pairing there again.",
     "wrong_signature": "The device did not prove its certificate. Start the pairing there again.",
@@ -302,6 +361,14 @@ def _existing(path: Path, example: str) -> Path:
             f"{example} shows what to put in it."
         )
     return path
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    match = _edge.fullmatch(text)
+    port = int((match and match["port"]) or default_http_port)
+    if match is None or not 0 < port < 65_536:
+        raise CommandFailed("--edge is HOST or HOST:HTTP_PORT, as in play.example.org:47989.")
+    return match["v6"] or match["name"], port
 
 
 def _only(pending: list[dict[str, Any]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,8 @@ class Processes:
     def __init__(self, folder: Path, nursery: trio.Nursery) -> None:
         self._folder = folder
         self._nursery = nursery
+        self.pids: dict[str, int] = {}
+        """The processes that were started, by name."""
 
     async def start(self, name: str, *arguments: str) -> None:
         """Start ``moonhost`` with these arguments; its output goes to the log called `name`."""
@@ -33,6 +36,7 @@ class Processes:
                 # Ctrl-C is for whoever started them, who stops them in order.
                 start_new_session=True,
             )
+        self.pids[name] = process.pid
         self._nursery.start_soon(self._watch, name, process)
 
     async def _watch(self, name: str, process: trio.Process) -> None:
@@ -57,6 +61,13 @@ async def run_python(*arguments: str) -> subprocess.CompletedProcess[bytes]:
     return await trio.run_process(
         [sys.executable, *arguments], capture_stdout=True, capture_stderr=True, check=False
     )
+
+
+async def cancel_on_signal(scope: trio.CancelScope) -> None:
+    """Cancel a scope on SIGINT or SIGTERM: what was started is then ended in order."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        await anext(signals)
+    scope.cancel()
 
 
 async def _end(process: trio.Process) -> None:

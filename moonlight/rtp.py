@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
-from typing import Final
+from typing import Final, NamedTuple
 
 from moonlight.errors import Malformed
 
@@ -22,12 +22,15 @@ FRAME_HEADER_BYTES: Final = 8
 AUDIO_PAYLOAD_TYPE: Final = 97
 AUDIO_FEC_PAYLOAD_TYPE: Final = 127
 
-_EXTENSION: Final = 0x10
 _RTP: Final = struct.Struct(">BBHII")
 NV_HEADER: Final = struct.Struct("<IIBBBBI")
 """NVIDIA's part of a video header, in the order of VideoPacketHeader's last seven fields."""
+_PLACE: Final = struct.Struct("<I3xBI")
+_PLACE_AT: Final = 20
 _FRAME: Final = struct.Struct("<BHBHH")
+# RTP's version 2 with an extension; the mask leaves out padding and the count of sources.
 _VIDEO_FIRST: Final = 0x90
+_FIRST_MASK: Final = 0xD0
 _MULTI_FEC_FLAGS: Final = 0x10
 _FRAME_AND_FEC: Final = struct.Struct("<I4xI")
 _ENCRYPTED_FRAME: Final = struct.Struct("<I")
@@ -57,6 +60,35 @@ class RtpHeader:
         return _RTP.pack(self.first, self.payload_type, self.sequence, self.timestamp, self.ssrc)
 
 
+class ShardPlace(NamedTuple):
+    """Where a video datagram belongs: all that is needed to put frames together, and no more."""
+
+    frame_index: int
+    block_index: int
+    last_block_index: int
+    shard_index: int
+    data_shards: int
+    parity_shards: int
+
+    @classmethod
+    def parse(cls, datagram: Bytes) -> ShardPlace:
+        """Read the place. Raises Malformed where the headers are short or contradict themselves.
+
+        Some hundred thousand datagrams a second may come by here.
+        """
+        if len(datagram) <= VIDEO_HEADER_BYTES or datagram[0] & _FIRST_MASK != _VIDEO_FIRST:
+            raise Malformed("video_header", "datagram without a video header")
+        frame_index, blocks, info = _PLACE.unpack_from(datagram, _PLACE_AT)
+        shard, data = info >> 12 & 0x3FF, info >> 22
+        parities = -(-data * (info >> 4 & 0xFF) // 100)
+        if not data or shard >= data + parities:
+            raise Malformed("video_shard", "video shard outside of its block")
+        block, last_block = blocks >> 4 & 3, blocks >> 6
+        if block > last_block:
+            raise Malformed("video_block", "FEC block outside of its frame")
+        return cls(frame_index, block, last_block, shard, data, parities)
+
+
 class VideoFlags(IntFlag):
     """What a data packet holds. In parity packets these bits are parity as well: do not look."""
 
@@ -83,14 +115,8 @@ class VideoPacketHeader:
     def parse(cls, datagram: Bytes) -> VideoPacketHeader:
         """Read the headers. Raises Malformed where they are short or contradict themselves."""
         rtp = RtpHeader.parse(datagram)
-        if len(datagram) <= VIDEO_HEADER_BYTES or not rtp.first & _EXTENSION:
-            raise Malformed("video_header", "datagram without a video header")
-        header = cls(rtp, bytes(datagram[12:16]), *NV_HEADER.unpack_from(datagram, 16))
-        if not header.data_shards or header.shard_index >= header.total_shards:
-            raise Malformed("video_shard", "video shard outside of its block")
-        if header.block_index > header.last_block_index:
-            raise Malformed("video_block", "FEC block outside of its frame")
-        return header
+        ShardPlace.parse(datagram)
+        return cls(rtp, bytes(datagram[12:16]), *NV_HEADER.unpack_from(datagram, 16))
 
     def pack(self) -> bytes:
         """Write the headers."""

@@ -9,7 +9,7 @@ restores only RTP header, frame index and block number itself.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from moonlight import fec
@@ -20,8 +20,8 @@ from moonlight.rtp import (
     VIDEO_HEADER_BYTES,
     FrameHeader,
     FrameKind,
+    ShardPlace,
     VideoFlags,
-    VideoPacketHeader,
     fec_info,
     multi_fec_blocks,
     parity_count,
@@ -33,10 +33,23 @@ _MAX_PERCENTAGE: Final = 0xFF
 _RTP_FIRST: Final = 0x90
 _MULTI_FEC_FLAGS: Final = 0x10
 
-# A data packet as its parity sees it begins with zeros in place of the RTP header.
-_BLANK_RTP: Final = bytes(16)
 _RTP_AND_RESERVED: Final = struct.Struct(">BBHIII")
-_NV_BEHIND_INDEX: Final = struct.Struct("<IBBBBI")
+_NV_BEHIND_INDEX: Final = struct.Struct("<BBBBI")
+
+
+@dataclass(frozen=True, slots=True)
+class _PreparedBlock:
+    """One FEC block; of each packet all that follows its frame index."""
+
+    data_shards: int
+    tails: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedFrame:
+    """A frame that was cut and has its parity, but no place in the stream yet."""
+
+    blocks: tuple[_PreparedBlock, ...] = field(repr=False)
 
 
 class FramePacketiser:
@@ -70,6 +83,14 @@ class FramePacketiser:
         `frame_index` counts from 1, `timestamp` is in 1/90000 s, `host_latency` in 0.1 ms. Raises
         TooLarge where even without parity the frame does not fit into four blocks.
         """
+        prepared = self.prepare(frame, idr=idr, host_latency=host_latency)
+        return self.number(prepared, frame_index=frame_index, timestamp=timestamp)
+
+    def prepare(self, frame: bytes, *, idr: bool, host_latency: int = 0) -> PreparedFrame:
+        """Cut one frame and compute its parity: all that does not depend on its place.
+
+        For whoever sends the same frame again and again. Raises as `packetise`.
+        """
         size = self._payload_bytes
         length = FRAME_HEADER_BYTES + len(frame)
         count = -(-length // size)
@@ -79,10 +100,20 @@ class FramePacketiser:
         payloads = [padded[at : at + size] for at in range(0, count * size, size)]
         percentage, per_block = self._shape(count)
         blocks = [payloads[at : at + per_block] for at in range(0, count, per_block)]
+        return PreparedFrame(
+            tuple(
+                self._prepare_block(block, multi_fec_blocks(index, len(blocks) - 1), percentage)
+                for index, block in enumerate(blocks)
+            )
+        )
+
+    def number(
+        self, prepared: PreparedFrame, *, frame_index: int, timestamp: int = 0
+    ) -> list[bytes]:
+        """Give a prepared frame's datagrams their place in the stream: as `packetise`."""
         datagrams: list[bytes] = []
-        for index, block in enumerate(blocks):
-            place = multi_fec_blocks(index, len(blocks) - 1)
-            datagrams += self._block(block, place, percentage, frame_index, timestamp & 0xFFFFFFFF)
+        for block in prepared.blocks:
+            datagrams += self._number_block(block, frame_index, timestamp & 0xFFFFFFFF)
         return datagrams
 
     def _shape(self, count: int) -> tuple[int, int]:
@@ -105,34 +136,35 @@ class FramePacketiser:
         percentage = min(self._min_fec_packets * 100 // data_shards, _MAX_PERCENTAGE)
         return parity_count(data_shards, percentage), percentage
 
-    def _block(
-        self,
-        payloads: list[bytes],
-        place: int,
-        percentage: int,
-        frame_index: int,
-        timestamp: int,
-    ) -> list[bytes]:
+    def _prepare_block(self, payloads: list[bytes], place: int, percentage: int) -> _PreparedBlock:
         count = len(payloads)
         parities, percentage = self._parity_of(count, percentage)
-        shards = []
-        for index, payload in enumerate(payloads):
-            flags = VideoFlags.PICTURE_DATA.value
-            if index == 0:
-                flags |= VideoFlags.START_OF_FRAME.value
-            if index == count - 1:
-                flags |= VideoFlags.END_OF_FRAME.value
-            number = (self._packet_index + index & 0xFFFFFF) << 8
-            nv = NV_HEADER.pack(number, frame_index, flags, 0, _MULTI_FEC_FLAGS, place, 0)
-            shards.append(_BLANK_RTP + nv + payload)
+        flags = [VideoFlags.PICTURE_DATA.value] * count
+        flags[0] |= VideoFlags.START_OF_FRAME.value
+        flags[-1] |= VideoFlags.END_OF_FRAME.value
+        covered = [
+            bytes((flag, 0)) + payload for flag, payload in zip(flags, payloads, strict=True)
+        ]
+        tails = []
+        for index, shard in enumerate((*covered, *fec.parity(covered, parities))):
+            position = fec_info(index, count, percentage)
+            tail = _NV_BEHIND_INDEX.pack(*shard[:2], _MULTI_FEC_FLAGS, place, position)
+            tails.append(tail + shard[2:])
+        return _PreparedBlock(count, tuple(tails))
+
+    def _number_block(self, block: _PreparedBlock, frame_index: int, timestamp: int) -> list[bytes]:
+        """Parity is a sum, shard by shard and byte by byte: that of the numbers is made apart."""
+        count = block.data_shards
+        numbers = [
+            ((self._packet_index + index & 0xFFFFFF) << 8).to_bytes(4, "little")
+            for index in range(count)
+        ]
+        numbers += fec.parity(numbers, len(block.tails) - count)
         datagrams = []
-        for index, shard in enumerate((*shards, *fec.parity(shards, parities))):
+        for number, tail in zip(numbers, block.tails, strict=True):
             rtp = _RTP_AND_RESERVED.pack(_RTP_FIRST, 0, self._sequence, timestamp, 0, 0)
             self._sequence = (self._sequence + 1) & 0xFFFF
-            position = fec_info(index, count, percentage)
-            flags, extra = shard[24:26]
-            nv = _NV_BEHIND_INDEX.pack(frame_index, flags, extra, _MULTI_FEC_FLAGS, place, position)
-            datagrams.append(rtp + shard[16:20] + nv + shard[VIDEO_HEADER_BYTES:])
+            datagrams.append(rtp + number + frame_index.to_bytes(4, "little") + tail)
         self._packet_index = (self._packet_index + len(datagrams)) & 0xFFFFFF
         return datagrams
 
@@ -153,35 +185,39 @@ class AssembledFrame:
 class _Block:
     """The packets of one FEC block that arrived so far."""
 
-    def __init__(self, header: VideoPacketHeader, size: int) -> None:
-        self.shape = (header.data_shards, header.parity_shards, size)
-        self.shards: list[bytes | None] = [None] * header.total_shards
+    def __init__(self, data_shards: int, parity_shards: int, size: int) -> None:
+        self.shape = (data_shards, parity_shards, size)
+        self.shards: list[bytes | None] = [None] * (data_shards + parity_shards)
         self.received = 0
         self.payload: bytes | None = None
         self.recovered = 0
 
-    def add(self, index: int, shard: bytes) -> None:
-        """Take one packet's payload; solves the block as soon as any D packets are there."""
+    def add(self, index: int, shard: bytes) -> bool:
+        """Take one packet's payload; solves the block as soon as any D packets are there.
+
+        Tells whether this packet was the one that did it.
+        """
         if self.payload is not None or self.shards[index] is not None:
-            return
+            return False
         self.shards[index] = shard
         self.received += 1
         count = self.shape[0]
         if self.received < count:
-            return
+            return False
         data = self.shards[:count]
         self.recovered = data.count(None)
         solved = fec.recover(data, self.shards[count:])
         self.payload = b"".join(solved)
         self.shards.clear()
+        return True
 
 
 class _Pending:
     """One frame that is not whole yet."""
 
-    def __init__(self, header: VideoPacketHeader) -> None:
-        self.timestamp = header.rtp.timestamp
-        self.blocks: list[_Block | None] = [None] * (header.last_block_index + 1)
+    def __init__(self, timestamp: int, blocks: int) -> None:
+        self.timestamp = timestamp
+        self.blocks: list[_Block | None] = [None] * blocks
 
 
 class FrameAssembler:
@@ -201,33 +237,32 @@ class FrameAssembler:
 
     def receive(self, datagram: bytes) -> AssembledFrame | None:
         """Take a datagram; give the frame that it completes. Raises Malformed, TooLarge."""
-        header = VideoPacketHeader.parse(datagram)
-        if header.total_shards > fec.MAX_SHARDS and header.parity_shards:
-            raise TooLarge("video_block", f"FEC block of {header.total_shards} packets")
-        index = header.frame_index
+        index, number, last_number, shard, data, parities = ShardPlace.parse(datagram)
+        if data + parities > fec.MAX_SHARDS and parities:
+            raise TooLarge("video_block", f"FEC block of {data + parities} packets")
         if self._last_index is not None and index <= self._last_index:
             self.late_packets += 1
             return None
         pending = self._pending.get(index)
         if pending is None:
-            pending = self._pending[index] = _Pending(header)
+            timestamp = int.from_bytes(datagram[4:8], "big")
+            pending = self._pending[index] = _Pending(timestamp, last_number + 1)
             if len(self._pending) > self._max_pending_frames:
                 del self._pending[min(self._pending)]
-        if header.last_block_index + 1 != len(pending.blocks):
+        blocks = pending.blocks
+        if last_number + 1 != len(blocks):
             raise Malformed("video_block", "packets of one frame disagree on its blocks")
-        self._add(pending, header, datagram[VIDEO_HEADER_BYTES:])
-        if any(block is None or block.payload is None for block in pending.blocks):
+        payload = datagram[VIDEO_HEADER_BYTES:]
+        block = blocks[number]
+        if block is None:
+            block = blocks[number] = _Block(data, parities, len(payload))
+        if (data, parities, len(payload)) != block.shape:
+            raise Malformed("video_block", "packets of one FEC block disagree on its shape")
+        if not block.add(shard, payload):
+            return None
+        if any(other is None or other.payload is None for other in blocks):
             return None
         return self._finish(index, pending)
-
-    @staticmethod
-    def _add(pending: _Pending, header: VideoPacketHeader, payload: bytes) -> None:
-        block = pending.blocks[header.block_index]
-        if block is None:
-            block = pending.blocks[header.block_index] = _Block(header, len(payload))
-        if (header.data_shards, header.parity_shards, len(payload)) != block.shape:
-            raise Malformed("video_block", "packets of one FEC block disagree on its shape")
-        block.add(header.shard_index, payload)
 
     def _finish(self, index: int, pending: _Pending) -> AssembledFrame:
         if self._last_index is not None:

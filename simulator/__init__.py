@@ -1,1 +1,1 @@
-"""A GameStream host with a test card, so that everything runs without a GPU."""
+"""A GameStream host with a test card, so that everything runs without a GPU; a client for load."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from moonlight.applist import App
+from simulator.picture import PictureKind
 
 DEFAULT_APPS: Final = (App("Test ball", 378473508, False), App("Snow", 2094323632, False))
 
@@ -100,6 +101,7 @@ class HostConfig:
     api_socket: Path | None = None
     """Where the Wolf-like API listens; None leaves it out."""
     traps: Traps = field(default_factory=Traps.wolf_2026)
+    picture: PictureKind = "card"
     max_sessions: int = 4
     max_connections: int = 256
     """TCP connections per port."""

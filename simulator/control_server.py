@@ -28,7 +28,8 @@ from simulator.udp import Address, UdpPort
 
 _URGENT_CHANNEL: Final = 1
 """Where hosts send what concerns the stream itself."""
-_MAX_PEERS: Final = 64
+_MIN_PEERS: Final = 64
+"""Connections that a host has room for, or as many as it may have sessions."""
 _IDLE_S: Final = 60.0
 
 _IDR_WISHES: Final = (ControlKind.REQUEST_IDR, ControlKind.INVALIDATE_REFERENCE_FRAMES)
@@ -60,6 +61,8 @@ class ControlServer:
         self._on_idr: Tell = _tell_nobody
         self._on_left: Tell = _tell_nobody
         self._waiting: trio.CancelScope | None = None
+        self._due_at = 0.0
+        """When connections have to be seen to even if nothing comes."""
 
     @property
     def port(self) -> int:
@@ -81,10 +84,11 @@ class ControlServer:
         try:
             task_status.started()
             while True:
-                with trio.move_on_after(self._next_timeout_s()) as self._waiting:
-                    datagram, address = await port.receive()
-                    self._receive(datagram, address)
-                self._let_time_pass()
+                with trio.move_on_at(self._due_at) as self._waiting:
+                    for datagram, address in await port.receive():
+                        self._receive(datagram, address)
+                if trio.current_time() >= self._due_at:
+                    self._let_time_pass()
         finally:
             port.close()
 
@@ -106,7 +110,9 @@ class ControlServer:
 
     def _wake(self) -> None:
         """Send what is queued, and reckon anew when to wake up next."""
-        self._flush()
+        self._due_at = trio.current_time()
+        for peer in self._peers.values():
+            self._send_due(peer)
         if self._waiting is not None:
             self._waiting.cancel()
 
@@ -119,6 +125,11 @@ class ControlServer:
             return
         if peer is not None:
             self._act(peer, events)
+            # Only this one: looking at all of them for each datagram would cost their square.
+            self._send_due(peer)
+            self._due_at = min(self._due_at, _due_at(peer))
+            if peer.enet.closed:
+                self._peers = {n: other for n, other in self._peers.items() if other is not peer}
 
     def _peer_of(self, datagram: bytes, address: Address) -> _Peer | None:
         number = enet.peer_id(datagram)
@@ -143,7 +154,8 @@ class ControlServer:
             if peer.session == session.id and peer.address == address and not peer.enet.closed:
                 return peer
         self.drop(session.id)
-        free = next((number for number in range(_MAX_PEERS) if number not in self._peers), None)
+        numbers = range(max(_MIN_PEERS, self._config.max_sessions))
+        free = next((number for number in numbers if number not in self._peers), None)
         if free is None:
             return None
         settings = session.settings
@@ -163,6 +175,8 @@ class ControlServer:
                 case Disconnected(reason=reason):
                     _log.info("control_closed", session=peer.session, reason=reason)
                     if reason != "local":
+                        # Whoever is told forgets this peer, and it still awaits our answer.
+                        self._send_due(peer)
                         self._on_left(peer.session)
 
     def _hear(self, peer: _Peer, data: bytes) -> None:
@@ -175,23 +189,26 @@ class ControlServer:
             self._on_idr(peer.session)
 
     def _let_time_pass(self) -> None:
+        """See to all connections: repeat what was lost, forget those that are over."""
         now = _now_ms()
         for peer in list(self._peers.values()):
             self._act(peer, peer.enet.tick(now))
-        self._flush()
         for number, peer in list(self._peers.items()):
+            self._send_due(peer)
             if peer.enet.closed:
                 del self._peers[number]
+        idle = trio.current_time() + _IDLE_S
+        self._due_at = min(map(_due_at, self._peers.values()), default=idle)
 
-    def _flush(self) -> None:
+    def _send_due(self, peer: _Peer) -> None:
         if self._port is not None:
-            for peer in self._peers.values():
-                self._port.send(peer.enet.datagrams(_now_ms()), peer.address)
+            self._port.send(peer.enet.datagrams(_now_ms()), peer.address)
 
-    def _next_timeout_s(self) -> float:
-        now = _now_ms()
-        times = [peer.enet.next_timeout(now) for peer in self._peers.values()]
-        return min((time / 1000 for time in times if time is not None), default=_IDLE_S)
+
+def _due_at(peer: _Peer) -> float:
+    """When a connection has to be seen to if nothing comes, in seconds of the clock."""
+    timeout_ms = peer.enet.next_timeout(_now_ms())
+    return trio.current_time() + (_IDLE_S if timeout_ms is None else timeout_ms / 1000)
 
 
 def _now_ms() -> int:

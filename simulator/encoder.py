@@ -7,13 +7,14 @@ of little more than a frame, no B-frames, no lookahead, no key frame but those a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from datetime import datetime
 from fractions import Fraction
 from typing import Final
 
 import av
 from av.video.frame import PictureType
 
+from simulator.picture import EncodedFrame
 from simulator.testcard import MIN_HEIGHT, MIN_WIDTH, TestCard
 
 MAX_WIDTH: Final = 4096
@@ -46,14 +47,6 @@ def check_mode(width: int, height: int, fps: int) -> None:
 def bounded_bitrate_kbps(asked_kbps: int) -> int:
     """The bitrate nearest to what was asked that the encoder can do."""
     return min(max(asked_kbps, MIN_BITRATE_KBPS), MAX_BITRATE_KBPS)
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedFrame:
-    """One access unit in Annex B form."""
-
-    data: bytes
-    idr: bool
 
 
 class CardEncoder:
@@ -90,3 +83,17 @@ class CardEncoder:
         data = b"".join(bytes(packet) for packet in self._codec.encode(frame))
         self._counter += 1
         return EncodedFrame(data, idr)
+
+
+class CardPicture:
+    """The test card with the time of day on it, as a session's picture."""
+
+    repeats = False
+
+    def __init__(self, encoder: CardEncoder) -> None:
+        self._encoder = encoder
+
+    def next_frame(self, *, idr: bool) -> EncodedFrame:
+        """Draw and encode the frame of this moment; see `Picture`."""
+        clock = datetime.now().astimezone().strftime("%H:%M:%S.%f")[:12]
+        return self._encoder.encode(clock, idr=idr)

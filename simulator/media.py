@@ -104,6 +104,7 @@ class MediaPorts:
         flows.stream = Stream(
             session,
             settings,
+            picture=self._config.picture,
             region=self._config.region,
             video=flows.video,
             audio=flows.audio,
@@ -167,20 +168,26 @@ class MediaPorts:
         """Take the pings of one port; `owner` is the only session it can be, if it is its own."""
         while True:
             try:
-                datagram, address = await port.receive()
+                received = await port.receive()
             except trio.ClosedResourceError:
                 return  # its session has ended
-            ping = parse_ping(datagram)
-            session_id = None if ping is None else self._match(ping.payload, address, owner)
-            flows = None if session_id is None else self._flows.get(session_id)
-            if flows is None:
-                self._counters.pings_unmatched += 1
-                continue
-            self._counters.pings += 1
-            destination = flows.video if flow is Flow.VIDEO else flows.audio
-            moved = destination.address is not None
-            if destination.heard(port, address, trio.current_time()) and moved and flows.stream:
-                flows.stream.request_idr()
+            for datagram, address in received:
+                self._hear(flow, port, owner, datagram, address)
+
+    def _hear(
+        self, flow: Flow, port: UdpPort, owner: SessionId | None, datagram: bytes, address: Address
+    ) -> None:
+        ping = parse_ping(datagram)
+        session_id = None if ping is None else self._match(ping.payload, address, owner)
+        flows = None if session_id is None else self._flows.get(session_id)
+        if flows is None:
+            self._counters.pings_unmatched += 1
+            return
+        self._counters.pings += 1
+        destination = flows.video if flow is Flow.VIDEO else flows.audio
+        moved = destination.address is not None
+        if destination.heard(port, address, trio.current_time()) and moved and flows.stream:
+            flows.stream.request_idr()
 
     def _match(
         self, payload: str | None, address: Address, owner: SessionId | None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Final
 
 import trio
@@ -16,8 +15,10 @@ import trio
 from moonlight.announce import Codec, StreamSettings
 from moonlight.audio import AudioCipher, AudioPacketiser
 from moonlight.errors import TooLarge
-from moonlight.video import FramePacketiser
-from simulator.encoder import CardEncoder, bounded_bitrate_kbps, check_mode
+from moonlight.video import FramePacketiser, PreparedFrame
+from simulator.encoder import CardEncoder, CardPicture, bounded_bitrate_kbps, check_mode
+from simulator.noise import NoisePicture
+from simulator.picture import Picture, PictureKind
 from simulator.sessions import Session
 from simulator.testcard import TestCard
 from simulator.tone import check_tone, encode_tone
@@ -99,6 +100,7 @@ class Stream:
         session: Session,
         settings: StreamSettings,
         *,
+        picture: PictureKind,
         region: str,
         video: Destination,
         audio: Destination,
@@ -106,6 +108,7 @@ class Stream:
     ) -> None:
         self._session = session
         self._settings = settings
+        self._picture_kind = picture
         self._region = region
         self._video = video
         self._audio = audio
@@ -136,7 +139,8 @@ class Stream:
 
     async def _stream_video(self) -> None:
         await self._video.known.wait()
-        encode = await trio.to_thread.run_sync(self._video_source)
+        picture = await trio.to_thread.run_sync(self._picture)
+        encode = self._encoder(picture)
         period = 1 / self._settings.fps
         started = deadline = trio.current_time()
         while True:
@@ -146,7 +150,10 @@ class Stream:
                 deadline += skipped * period
             idr, self._idr_wanted = self._idr_wanted, False
             timestamp = int((deadline - started) * _CLOCK_HZ)
-            datagrams, is_idr = await trio.to_thread.run_sync(encode, idr, timestamp)
+            if picture.repeats:
+                datagrams, is_idr = encode(idr, timestamp)
+            else:
+                datagrams, is_idr = await trio.to_thread.run_sync(encode, idr, timestamp)
             self._counters.video_datagrams += self._video.send(datagrams, self._counters)
             self._counters.frames_sent += bool(datagrams)
             self._counters.frames_skipped += not datagrams
@@ -154,29 +161,37 @@ class Stream:
             deadline += period
             await trio.sleep_until(deadline)
 
-    def _video_source(self) -> Callable[[bool, int], tuple[list[bytes], bool]]:
-        """Make what turns each call into the datagrams of one frame. Runs in a thread."""
+    def _picture(self) -> Picture:
+        """Make the picture; for a card that takes a while."""
         settings = self._settings
-        card = TestCard(
-            settings.width, settings.height, region=self._region, title=self._session.app.title
-        )
         share, whole = _VIDEO_SHARE
         bitrate_kbps = bounded_bitrate_kbps(settings.bitrate_kbps * share // whole)
-        encoder = CardEncoder(card, fps=settings.fps, bitrate_kbps=bitrate_kbps)
+        if self._picture_kind == "noise":
+            stamp = self._session.launch.rikeyid
+            return NoisePicture(fps=settings.fps, bitrate_kbps=bitrate_kbps, stamp=stamp)
+        title = self._session.app.title
+        card = TestCard(settings.width, settings.height, region=self._region, title=title)
+        return CardPicture(CardEncoder(card, fps=settings.fps, bitrate_kbps=bitrate_kbps))
+
+    def _encoder(self, picture: Picture) -> Callable[[bool, int], tuple[list[bytes], bool]]:
+        """Give what turns each call into the datagrams of one frame."""
+        settings = self._settings
         packetiser = FramePacketiser(settings.packet_size, min_fec_packets=settings.min_fec_packets)
+        kept: dict[bool, PreparedFrame] = {}
         frame_index = 0
 
         def encode(idr: bool, timestamp: int) -> tuple[list[bytes], bool]:
             nonlocal frame_index
             frame_index += 1
-            clock = datetime.now().astimezone().strftime("%H:%M:%S.%f")[:12]
-            frame = encoder.encode(clock, idr=idr)
+            frame = picture.next_frame(idr=idr)
+            prepared = kept.get(frame.idr)
             try:
-                datagrams = packetiser.packetise(
-                    frame.data, frame_index=frame_index, idr=frame.idr, timestamp=timestamp
-                )
+                prepared = prepared or packetiser.prepare(frame.data, idr=frame.idr)
             except TooLarge:
                 return [], False  # a bitrate beyond what the packets' fields can number
+            if picture.repeats:
+                kept[frame.idr] = prepared
+            datagrams = packetiser.number(prepared, frame_index=frame_index, timestamp=timestamp)
             return datagrams, frame.idr
 
         return encode

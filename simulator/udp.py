@@ -6,7 +6,7 @@ What the kernel does not take at once is lost and counted: media that waits is l
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final, TypeAlias
 
 import trio
@@ -15,6 +15,7 @@ Address: TypeAlias = tuple[str, int]
 
 _BUFFER_BYTES: Final = 4 * 1024 * 1024
 _MAX_DATAGRAM_BYTES: Final = 2048
+_MAX_DATAGRAMS_AT_ONCE: Final = 64
 
 
 class UdpPort:
@@ -29,15 +30,30 @@ class UdpPort:
         except OSError:
             self._socket.close()
             raise
-        self._reader = trio.socket.from_stdlib_socket(self._socket)
         self.port: int = self._socket.getsockname()[1]
         self.sent = 0
         self.dropped = 0
 
-    async def receive(self) -> tuple[bytes, Address]:
-        """The next datagram and where it came from; longer ones than any peer sends are cut."""
-        data, address = await self._reader.recvfrom(_MAX_DATAGRAM_BYTES)
-        return data, address
+    async def receive(self) -> list[tuple[bytes, Address]]:
+        """Wait for datagrams, and take those that are there and where each came from.
+
+        All at once: a host that is busy with its streams would else fall behind one by one. Longer
+        ones than any peer sends are cut. Raises `trio.ClosedResourceError` when closed.
+        """
+        received: list[tuple[bytes, Address]] = []
+        while not received:
+            if self._socket.fileno() == -1:
+                raise trio.ClosedResourceError("this UDP port is closed")
+            await trio.lowlevel.wait_readable(self._socket)
+            received = list(self._drain())
+        return received
+
+    def _drain(self) -> Iterator[tuple[bytes, Address]]:
+        for _ in range(_MAX_DATAGRAMS_AT_ONCE):
+            try:
+                yield self._socket.recvfrom(_MAX_DATAGRAM_BYTES)
+            except OSError:  # nothing more, or news of a peer that is gone
+                return
 
     def send(self, datagrams: Iterable[bytes], address: Address) -> None:
         """Send what the kernel takes; count what it does not."""
@@ -51,4 +67,5 @@ class UdpPort:
 
     def close(self) -> None:
         """Close the socket; whoever waits in `receive` gets trio.ClosedResourceError."""
-        self._reader.close()
+        trio.lowlevel.notify_closing(self._socket)
+        self._socket.close()

@@ -67,6 +67,9 @@ PURE = [
             "agent/addresses.py",
             "agent/config.py",
             "agent/targets.py",
+            "simulator/light_figures.py",
+            "simulator/noise.py",
+            "moonhost/load_report.py",
         )
     ),
 ]

@@ -24,6 +24,7 @@ from proxy.edge import RunningEdge, run_edge
 from settings import load_toml
 from simulator.config import DEFAULT_APPS, HostConfig, Traps
 from simulator.host import HostHandle, run_host
+from simulator.picture import PictureKind
 from tests.e2e.real_client import RealClient
 from tests.waiting import until
 
@@ -40,6 +41,7 @@ class HostPlan:
     traps: Traps = field(default_factory=Traps.wolf_2026)
     apps: tuple[App, ...] = DEFAULT_APPS
     max_sessions: int = 4
+    picture: PictureKind = "card"
 
     @property
     def backend(self) -> BackendId:
@@ -154,6 +156,7 @@ async def add_host(
         api_socket=socket,
         traps=plan.traps,
         max_sessions=plan.max_sessions,
+        picture=plan.picture,
     )
     handle: HostHandle = await nursery.start(
         lambda *, task_status: run_host(host, task_status=task_status)

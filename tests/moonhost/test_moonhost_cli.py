@@ -46,6 +46,16 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         (("demo", "--bitrate", "0"), "kbit/s"),
         (("simulate-host", "--behave-like", "a-toaster"), "wolf-2026, wolf-2024, ideal"),
         (("simulate-host", "--log-level", "loud"), "debug, info, warning, error"),
+        (("simulate-host", "--picture", "film"), "--picture is one of card, noise."),
+        (("loadtest", "--sessions", "0"), "--sessions is from 1 to 128."),
+        (("loadtest", "--sessions", "129"), "--sessions is from 1 to 128."),
+        (("loadtest", "--edge", "x", "--sessions", "301"), "--sessions is from 1 to 300."),
+        (("loadtest", "--mbps", "nan"), "--mbps is from 0.1 to 150."),
+        (("loadtest", "--seconds", "0"), "--seconds is from 1 to 3600."),
+        (("loadtest", "--mode", "big"), "WIDTHxHEIGHTxFPS"),
+        (("loadtest", "--edge", "a:b"), "--edge is HOST or HOST:HTTP_PORT"),
+        (("loadtest", "--edge", "a:70000"), "--edge is HOST or HOST:HTTP_PORT"),
+        (("loadtest", "--edge", "a", "--config", "/nope"), "config.example.toml"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_words(
@@ -104,6 +114,29 @@ def test_an_edge_that_was_never_started_cannot_be_asked(run: Run, tmp_path: Path
 
     assert status == 1
     assert "has the edge been started once?" in errors
+
+
+def test_a_load_test_says_that_it_needs_the_admin_api(run: Run, tmp_path: Path) -> None:
+    path = write_edge_config(tmp_path, shift_from=shift_from)
+
+    status, output, errors = run("loadtest", "--edge", "127.0.0.1", "--config", str(path))
+
+    assert (status, output) == (1, "")
+    assert "confirms its clients' PINs through the edge's admin API" in errors
+    assert "has the edge been started once?" in errors
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("play.example.org", ("play.example.org", 47989)),
+        ("127.0.0.1:5000", ("127.0.0.1", 5000)),
+        ("[::1]:5000", ("::1", 5000)),
+        ("[2001:db8::1]", ("2001:db8::1", 47989)),
+    ],
+)
+def test_an_edge_is_named_with_or_without_its_port(text: str, where: tuple[str, int]) -> None:
+    assert cli._host_and_port(text) == where
 
 
 def test_an_edge_answers_its_commands_and_ends_cleanly_on_sigterm(run: Run, tmp_path: Path) -> None:

@@ -256,7 +256,7 @@ async def test_a_client_that_disconnects_is_paused_and_resumes(start_host: Start
         control = Control(client)
         await control.await_event(Connected)
         control.peer.disconnect()
-        await control.flush()
+        assert await control.await_event(Disconnected) == Disconnected("local")
         await until(lambda: host.sessions()[0].state is SessionState.PAUSED)
     (before,) = host.sessions()
     async with playing(host, player, "/resume") as client:

@@ -1,0 +1,195 @@
+"""What a load test found: the figures of all sessions put together, as JSON and for people."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from simulator.light_figures import SessionFigures
+
+wanted_share: Final = 0.95
+"""Of the frames and sound that sessions should have had; less is a host that did not keep up."""
+audio_packets_per_s: Final = 200
+"""Light clients ask for packets of 5 ms."""
+busy_client_cores: Final = 0.85
+"""From here on the light client, which has one core, may be what is measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadReport:
+    """The object that ``--json`` prints. What was not measured is None.
+
+    Figures are of the sessions that played to the end, and of the time in which all played.
+    ``_cores`` are CPU seconds by seconds of that time.
+    """
+
+    sessions: int
+    mbps: float
+    seconds: float
+    mode: str
+    played: int
+    failed: dict[str, int]
+    launch_p50_ms: float | None
+    launch_p99_ms: float | None
+    first_frame_p50_ms: float | None
+    first_frame_p99_ms: float | None
+    frames_expected: int
+    frames_whole: int
+    frames_lost: int
+    video_datagrams: int
+    video_datagrams_lost: int
+    video_packets_recovered: int
+    audio_packets_expected: int
+    audio_packets: int
+    audio_packets_lost: int
+    foreign: int
+    client_drops: int
+    control_p50_ms: float | None
+    control_p99_ms: float | None
+    edge_cores: float | None
+    agent_cores: float | None
+    host_cores: float | None
+    client_cores: float | None
+
+    @classmethod
+    def of(
+        cls,
+        figures: Sequence[SessionFigures],
+        *,
+        sessions: int,
+        mbps: float,
+        seconds: float,
+        mode: str,
+        fps: int,
+        failed: Mapping[str, int],
+        cores: Mapping[str, float | None],
+    ) -> LoadReport:
+        """Put the figures of the sessions that played together."""
+        launches = [session.launch_ms for session in figures]
+        pictures = [session.first_frame_ms for session in figures]
+        round_trips = [ms for session in figures for ms in session.control_round_trips_ms]
+        return cls(
+            sessions=sessions,
+            mbps=mbps,
+            seconds=seconds,
+            mode=mode,
+            played=len(figures),
+            failed=dict(Counter(failed).most_common()),
+            launch_p50_ms=percentile(launches, 50),
+            launch_p99_ms=percentile(launches, 99),
+            first_frame_p50_ms=percentile(pictures, 50),
+            first_frame_p99_ms=percentile(pictures, 99),
+            frames_expected=round(fps * seconds) * len(figures),
+            frames_whole=sum(session.frames_whole for session in figures),
+            frames_lost=sum(session.frames_lost for session in figures),
+            video_datagrams=sum(session.video_datagrams for session in figures),
+            video_datagrams_lost=sum(session.video_datagrams_lost for session in figures),
+            video_packets_recovered=sum(session.packets_recovered for session in figures),
+            audio_packets_expected=round(audio_packets_per_s * seconds) * len(figures),
+            audio_packets=sum(session.audio_packets for session in figures),
+            audio_packets_lost=sum(session.audio_packets_lost for session in figures),
+            foreign=sum(session.frames_foreign + session.audio_foreign for session in figures),
+            client_drops=sum(session.socket_drops for session in figures),
+            control_p50_ms=percentile(round_trips, 50),
+            control_p99_ms=percentile(round_trips, 99),
+            **{f"{who}_cores": _rounded(cores.get(who)) for who in _measured},
+        )
+
+    @property
+    def passed(self) -> bool:
+        """Whether all sessions played and nothing was lost."""
+        return not self.objections()
+
+    def objections(self) -> list[str]:
+        """Say in sentences what is not as it should be."""
+        found = []
+        if self.failed or self.played < self.sessions:
+            reasons = ", ".join(f"{count} x {reason}" for reason, count in self.failed.items())
+            found.append(f"{self.sessions - self.played} sessions did not play ({reasons}).")
+        lost = {
+            "frames": self.frames_lost,
+            "video datagrams": self.video_datagrams_lost,
+            "audio packets": self.audio_packets_lost,
+        }
+        if any(lost.values()):
+            what = ", ".join(f"{count} {name}" for name, count in lost.items() if count)
+            found.append(f"Lost: {what}.")
+        if self.foreign:
+            found.append(f"{self.foreign} frames or packets were another session's.")
+        for came, expected, what in (
+            (self.frames_whole, self.frames_expected, "frames"),
+            (self.audio_packets, self.audio_packets_expected, "audio packets"),
+        ):
+            if came < wanted_share * expected:
+                found.append(
+                    f"Only {came} of {expected} {what} came: "
+                    "the hosts did not keep up, or nothing came for a while."
+                )
+        return found
+
+    def warnings(self) -> list[str]:
+        """Say in sentences why the figures may be this client's, and not the edge's."""
+        found = []
+        if self.client_drops:
+            found.append(
+                f"{self.client_drops} datagrams reached this client, which was too slow for them."
+            )
+        if self.client_cores is not None and self.client_cores > busy_client_cores:
+            found.append(
+                f"This client kept {self.client_cores:.2f} of its one core busy: "
+                "for more sessions run several, on other machines."
+            )
+        return found
+
+    def json(self) -> dict[str, Any]:
+        """Return what is printed as JSON."""
+        return asdict(self)
+
+    def table(self) -> str:
+        """Return the figures for a person to read."""
+        video_lost, audio_lost = self.video_datagrams_lost, self.audio_packets_lost
+        rows = [
+            ("sessions", f"{self.played} of {self.sessions} played, {self.mode}"),
+            ("load", f"{self.mbps:g} Mbit/s each, for {self.seconds:g} s"),
+            ("launch", _spread(self.launch_p50_ms, self.launch_p99_ms)),
+            ("first frame", _spread(self.first_frame_p50_ms, self.first_frame_p99_ms)),
+            (
+                "frames",
+                f"{self.frames_whole} of {self.frames_expected} whole, {self.frames_lost} lost",
+            ),
+            ("video", f"{self.video_datagrams} datagrams, {video_lost} lost"),
+            (
+                "audio",
+                f"{self.audio_packets} of {self.audio_packets_expected} packets, {audio_lost} lost",
+            ),
+            ("control", _spread(self.control_p50_ms, self.control_p99_ms)),
+            *((f"{who} cores", _cores(getattr(self, f"{who}_cores"))) for who in _measured),
+        ]
+        return "\n".join(f"{name:<14}{value}" for name, value in rows)
+
+
+_measured: Final = ("edge", "agent", "host", "client")
+
+
+def percentile(samples: Iterable[float], percent: float) -> float | None:
+    """Return the smallest sample that so many percent do not exceed; None without samples."""
+    ordered = sorted(samples)
+    if not ordered:
+        return None
+    rank = max(1, math.ceil(len(ordered) * percent / 100))
+    return round(ordered[rank - 1], 2)
+
+
+def _rounded(cores: float | None) -> float | None:
+    return None if cores is None else round(cores, 3)
+
+
+def _spread(median: float | None, high: float | None) -> str:
+    return "-" if median is None or high is None else f"{median:.1f} ms, p99 {high:.1f} ms"
+
+
+def _cores(cores: float | None) -> str:
+    return "-" if cores is None else f"{cores:.2f}"
