@@ -15,15 +15,15 @@ holds in any case. Every drop is counted in datagrams.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple, TypeAlias
 
-from revdial.framing import Buffer, Run, gather
+from revdial.framing import Buffer, Run, gather, max_run_bytes
 
-max_message_bytes: Final = 65_536
-"""Of datagrams popped at a time: what was popped can no longer be dropped."""
+max_message_bytes: Final = max_run_bytes
+"""Of datagrams popped at a time: what was popped can no longer be dropped. No run is larger."""
 enough_bytes: Final = 8_192
 """A frame that fills this much goes alone, so that those behind it can still be dropped."""
 
@@ -75,16 +75,6 @@ def limits_of(flow: str) -> BacklogLimits:
 
 
 @dataclass(slots=True)
-class _Arrival:
-    """Runs that came together, not looked into."""
-
-    runs: tuple[Run, ...]
-    arrived_s: float
-    size_bytes: int
-    datagrams: int
-
-
-@dataclass(slots=True)
 class _Frame:
     """The datagrams of one frame that wait."""
 
@@ -105,7 +95,7 @@ class Backlog:
         self._classify = classify
         # What was looked into is older than what was not.
         self._frames: deque[_Frame] = deque()
-        self._arrivals: deque[_Arrival] = deque()
+        self._arrivals: deque[tuple[Run, float]] = deque()
         self._last_sent: Run | None = None
         self._begun: int | None = None
         self._refused: int | None = None
@@ -118,40 +108,30 @@ class Backlog:
         self.dropped_frames = 0
         """Frames that were dropped whole, or what had come of them."""
 
-    def push(self, runs: tuple[Run, ...], now_s: float) -> None:
+    def push(self, runs: Iterable[Run], now_s: float) -> None:
         """Take runs that arrived now; older ones give way where it would be too much."""
-        if not runs:
-            return
-        size_bytes = sum([len(run.data) for run in runs])
-        datagrams = sum([len(run) for run in runs])
-        self._arrivals.append(_Arrival(runs, now_s, size_bytes, datagrams))
-        self.size_bytes += size_bytes
-        self.datagrams += datagrams
+        for run in runs:
+            self._arrivals.append((run, now_s))
+            self.size_bytes += len(run.data)
+            self.datagrams += len(run)
         if self._refused is not None or self._is_late(now_s):
             self._look()
             self._shed(now_s)
         if self.size_bytes > self._max_bytes:
             self._make_room()
 
-    def pop(self, now_s: float) -> tuple[Run, ...]:
-        """What to send now, at most `max_message_bytes` or one datagram; nothing if none waits."""
+    def pop(self, now_s: float) -> list[Run]:
+        """What to send now, at most `max_message_bytes`; nothing where nothing waits."""
         if self._is_late(now_s):
             self._look()
             self._shed(now_s)
-        if self._frames:
-            return self._pop_frames()
-        if not self._arrivals:
-            return ()
-        if self._arrivals[0].size_bytes > max_message_bytes:
-            self._look()
-            return self._pop_frames()
-        return self._pop_arrivals()
+        return self._pop_frames() if self._frames else self._pop_arrivals()
 
     def age_s(self, now_s: float) -> float:
         """How long the oldest datagram has waited; 0 where none waits."""
         if self._frames:
             return now_s - self._frames[0].arrived_s
-        return now_s - self._arrivals[0].arrived_s if self._arrivals else 0.0
+        return now_s - self._arrivals[0][1] if self._arrivals else 0.0
 
     def _is_late(self, now_s: float) -> bool:
         return self._parity_limit_s is not None and self.age_s(now_s) > self._parity_limit_s
@@ -163,10 +143,9 @@ class Backlog:
             self._begun = self._classify(last).frame
             self._last_sent = None
         while self._arrivals:
-            arrival = self._arrivals.popleft()
-            for run in arrival.runs:
-                for datagram in run.datagrams():
-                    self._sort(datagram, arrival.arrived_s)
+            run, arrived_s = self._arrivals.popleft()
+            for datagram in run.datagrams():
+                self._sort(datagram, arrived_s)
 
     def _sort(self, datagram: Buffer, arrived_s: float) -> None:
         index, parity = self._classify(datagram)
@@ -232,20 +211,22 @@ class Backlog:
         self.datagrams -= len(datagrams)
         self.size_bytes -= sum(map(len, datagrams))
 
-    def _pop_arrivals(self) -> tuple[Run, ...]:
-        taken = self._arrivals.popleft()
-        runs, size_bytes, datagrams = taken.runs, taken.size_bytes, taken.datagrams
-        while self._arrivals and size_bytes + self._arrivals[0].size_bytes <= max_message_bytes:
-            taken = self._arrivals.popleft()
-            runs += taken.runs
-            size_bytes += taken.size_bytes
-            datagrams += taken.datagrams
-        self.size_bytes -= size_bytes
-        self.datagrams -= datagrams
-        self._last_sent = runs[-1]
+    def _pop_arrivals(self) -> list[Run]:
+        runs: list[Run] = []
+        room_bytes = max_message_bytes
+        while self._arrivals:
+            run = self._arrivals[0][0]
+            room_bytes -= len(run.data)
+            if room_bytes < 0:
+                break
+            self._arrivals.popleft()
+            self.size_bytes -= len(run.data)
+            self.datagrams -= len(run)
+            runs.append(run)
+            self._last_sent = run
         return runs
 
-    def _pop_frames(self) -> tuple[Run, ...]:
+    def _pop_frames(self) -> list[Run]:
         taken: list[Buffer] = []
         size_bytes = 0
         while self._frames:
@@ -264,4 +245,4 @@ class Backlog:
                 break
         self.size_bytes -= size_bytes
         self.datagrams -= len(taken)
-        return tuple(gather(taken))
+        return list(gather(taken))

@@ -68,7 +68,7 @@ class DatagramChannel(trio.abc.AsyncResource):
         if not self._websocket.is_open:
             raise TunnelClosed("data_connection_lost", "the data connection was lost")
         now_s = trio.current_time()
-        self._backlog.push(tuple(runs), now_s)
+        self._backlog.push(runs, now_s)
         if self._stuck.is_set():
             self._report()
             return

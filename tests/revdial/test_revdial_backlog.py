@@ -27,10 +27,10 @@ def classify(datagram: Buffer) -> Mark:
     return Mark(frame or None, parity)
 
 
-def frame_of(index: int, data: int = 4, parity: int = 2, size: int = 100) -> tuple[Run, ...]:
+def frame_of(index: int, data: int = 4, parity: int = 2, size: int = 100) -> list[Run]:
     shards = [shard(index, number=n, size=size) for n in range(data)]
     shards += [shard(index, parity=True, number=data + n, size=size) for n in range(parity)]
-    return tuple(gather(shards))
+    return list(gather(shards))
 
 
 def popped(backlog: Backlog, now_s: float) -> list[tuple[int, bool]]:
@@ -58,7 +58,7 @@ def test_what_is_fresh_goes_as_it_came() -> None:
     backlog.push(first, 1.000)
     backlog.push(second, 1.016)
     assert backlog.pop(1.020) == first + second
-    assert backlog.pop(1.020) == ()
+    assert backlog.pop(1.020) == []
     assert not backlog.dropped
     assert (backlog.size_bytes, backlog.datagrams, backlog.age_s(9.0)) == (0, 0, 0.0)
 
@@ -161,12 +161,12 @@ def test_too_much_at_once_costs_parity_then_the_oldest_frames_then_even_one_alon
 def test_nothing_pushed_is_nothing() -> None:
     backlog = Backlog(VIDEO, classify)
     backlog.push((), 1.0)
-    assert backlog.pop(2.0) == ()
+    assert backlog.pop(2.0) == []
 
 
 def test_each_kind_of_flow_has_its_limit() -> None:
     assert [limits_of(flow).limit_ms for flow in ("video", "audio", "control")] == [50, 100, None]
-    assert Backlog(limits_of("control")).pop(0.0) == ()
+    assert Backlog(limits_of("control")).pop(0.0) == []
 
 
 @dataclass
@@ -180,7 +180,7 @@ class Stream:
     pushed_at: dict[int, float] = field(default_factory=dict)
     frame_at: dict[int, float] = field(default_factory=dict)
 
-    def arrive(self, count: int, now_s: float) -> tuple[Run, ...]:
+    def arrive(self, count: int, now_s: float) -> list[Run]:
         datagrams = []
         for _ in range(count):
             if not self.rest:
@@ -195,7 +195,7 @@ class Stream:
             self.pushed_at[number] = now_s
             self.frame_at.setdefault(frame, now_s)
         self.pushed += datagrams
-        return tuple(gather(datagrams))
+        return list(gather(datagrams))
 
 
 steps = st.lists(
