@@ -42,24 +42,29 @@ class SequenceGaps:
     def note_run(self, data: memoryview, size: int) -> None:
         """Count packets of `size` bytes that stand back to back, the last perhaps shorter.
 
-        A run that begins with the next number and ends with the right one is what it seems: at
-        one look, where `note` takes one a packet.
+        A run whose last number is as far from its first as it is long is taken for what it seems:
+        at one look, where `note` takes one a packet.
         """
         count = -(-len(data) // size) if size else 1
         last = (count - 1) * size
         if (
-            self._next is None
-            or self._gaps
+            count == 1
             or self._payload_type is not None
             or len(data) - last < _rtp_header_bytes
             or (data[0] | data[last]) >> 6 != _rtp_version
-            or data[2] << 8 | data[3] != self._next
-            or data[last + 2] << 8 | data[last + 3] != (self._next + count - 1) % _sequence_modulus
+            or ((data[last + 2] - data[2] << 8) + data[last + 3] - data[3] - count + 1)
+            % _sequence_modulus
         ):
             self.note(data[start : start + size] for start in range(0, last + 1, size or 1))
             return
-        self.received += count
-        self._next = (self._next + count) % _sequence_modulus
+        self._note(data[2] << 8 | data[3])
+        if self._next != (data[2] << 8 | data[3]) + 1 & 0xFFFF:
+            # It was one that came late, so the others are looked at one by one.
+            self.note(data[start : start + size] for start in range(size, last + 1, size))
+            return
+        self.received += count - 1
+        self._next = (self._next + count - 1) % _sequence_modulus
+        self._gaps = self._gaps << count - 1 & _gap_bits
 
     def _note(self, sequence: int) -> None:
         self.received += 1

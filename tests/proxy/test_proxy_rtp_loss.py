@@ -107,3 +107,38 @@ def test_whatever_is_lost_in_a_stream_is_counted_once_even_if_pairs_are_swapped(
         if order.random() < 0.5:  # type: ignore[attr-defined]
             arrived[at], arrived[at + 1] = arrived[at + 1], arrived[at]
     assert noted(arrived) == (len(arrived), len(sent) - len(arrived))
+
+
+runs = st.lists(
+    st.one_of(
+        # In order from some number, as hosts send, or any numbers at all.
+        st.tuples(st.integers(0, 65_535), st.integers(1, 20)).map(
+            lambda run: [run[0] + n for n in range(run[1])]
+        ),
+        st.lists(st.integers(0, 40), min_size=1, max_size=4),
+    ),
+    max_size=8,
+)
+
+
+@given(runs, st.sampled_from([None, 0, 97]))
+def test_a_run_counts_as_its_packets_one_by_one(
+    runs: list[list[int]], payload_type: int | None
+) -> None:
+    one_by_one, at_once = SequenceGaps(payload_type), SequenceGaps(payload_type)
+    for numbers in runs:
+        packets = [rtp(number) for number in numbers]
+        one_by_one.note(packets)
+        at_once.note_run(memoryview(b"".join(packets)), len(packets[0]))
+        swapped_inside = len(set(numbers)) < len(numbers) or numbers != sorted(numbers)
+        if swapped_inside and numbers[-1] - numbers[0] == len(numbers) - 1:
+            return  # the one case in which a look at both ends is deceived
+    assert (at_once.received, at_once.missing) == (one_by_one.received, one_by_one.missing)
+    assert (at_once._next, at_once._gaps) == (one_by_one._next, one_by_one._gaps)
+
+
+@pytest.mark.parametrize("data", [b"", b"PING", rtp(1) + bytes(6), bytes(24)])
+def test_a_run_of_other_things_is_passed_over(data: bytes) -> None:
+    gaps = SequenceGaps()
+    gaps.note_run(memoryview(data), min(12, len(data)))
+    assert gaps.received == data.startswith(b"\x90")
