@@ -178,14 +178,7 @@ class ClientFlow:
                 except trio.TooSlowError:
                     return FlowEnd.TUNNEL_GONE
                 except DialRefused as error:
-                    _log.warning(
-                        "flow_refused",
-                        session=self.session,
-                        flow=str(self.kind),
-                        reason=error.reason,
-                        why=str(error),
-                    )
-                    return FlowEnd.REFUSED
+                    return self._refused(error)
                 async with channel:
                     end = await self._carry(channel)
                 if end is not None:
@@ -194,6 +187,16 @@ class ClientFlow:
         finally:
             if self._socket is not None:
                 self._socket.close()
+
+    def _refused(self, error: DialRefused) -> FlowEnd:
+        _log.warning(
+            "flow_refused",
+            session=self.session,
+            flow=str(self.kind),
+            reason=error.reason,
+            why=str(error),
+        )
+        return FlowEnd.REFUSED
 
     async def _dial(self) -> DatagramChannel:
         while True:
@@ -212,8 +215,11 @@ class ClientFlow:
             nonlocal end
             try:
                 end = await direction(channel)
-            except TunnelError:
+            except TunnelError as error:
                 end = None
+                if isinstance(error.__cause__, DialRefused):
+                    # Only found out once the connection was there.
+                    end = self._refused(error.__cause__)
             nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:

@@ -98,6 +98,7 @@ class Agents(_Section):
     private_key: Path | None = None
     max_agents: Count = 1_024
     max_data_connections_per_agent: Count = 512
+    spare_data_connections: Annotated[int, Field(ge=0, le=64)] = 4
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Agents:

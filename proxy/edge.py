@@ -213,7 +213,10 @@ class _Edge:
             authenticate=self._fleet.authenticate,
             on_agent=self._fleet.serve_agent,
             observer=self._tunnel_counters,
-            limits=ListenerLimits(max_data_connections=agents.max_data_connections_per_agent),
+            limits=ListenerLimits(
+                max_data_connections=agents.max_data_connections_per_agent,
+                spare_connections=agents.spare_data_connections,
+            ),
         )
         sockets = await open_doors([agents.address], agents.port)
         await self._nursery.start(listener.serve, sockets, context)

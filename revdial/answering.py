@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import structlog
 import trio
+from structlog.typing import FilteringBoundLogger
 from websockets.exceptions import ConnectionClosed
 
 from revdial.backlog import Classify, each_alone, limits_of
@@ -39,6 +40,7 @@ from revdial.messages import (
     Json,
     Reply,
     Request,
+    Spare,
     Welcome,
     decode_from_edge,
 )
@@ -76,6 +78,12 @@ def _only(error: Exception, kinds: tuple[type[Exception], ...]) -> bool:
     if isinstance(error, ExceptionGroup):
         return error.split(kinds)[1] is None
     return isinstance(error, kinds)
+
+
+def _refusal(refused: DialRefused) -> tuple[int, str]:
+    """How a connection ends that the agent will not join to a host."""
+    text = f"{refused.reason}: {refused.message}".encode()[:max_close_reason_bytes]
+    return CloseCode.DIAL_FAILED, text.decode(errors="ignore")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +165,8 @@ class Answering:
         match message:
             case Dial():
                 nursery.start_soon(self._answer_dial, message)
+            case Spare():
+                nursery.start_soon(self._answer_spare, message)
             case Request():
                 nursery.start_soon(self._answer_request, message)
             case Welcome():
@@ -164,30 +174,72 @@ class Answering:
 
     async def _answer_dial(self, dial: Dial) -> None:
         log = self._log.bind(kind=dial.kind, host=printable(dial.host), service=dial.service)
+
+        async def serve() -> None:
+            await self._check(dial)
+            async with self._connector.open(data_path + quote(dial.id, safe="")) as websocket:
+                await self._serve_data(dial, websocket)
+
+        await self._answer_open(dial.id, log, serve)
+
+    async def _answer_spare(self, spare: Spare) -> None:
+        log = self._log.bind(kind="spare")
+
+        async def serve() -> None:
+            async with self._connector.open(data_path + quote(spare.id, safe="")) as websocket:
+                await self._serve_spare(log, websocket)
+
+        await self._answer_open(spare.id, log, serve)
+
+    async def _answer_open(
+        self,
+        asked_id: str,
+        log: structlog.typing.FilteringBoundLogger,
+        serve: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Open what the edge asked for and serve it, or say on the control WebSocket why not."""
         self._dials += 1
         try:
             if self._dials > self._limits.max_data_connections:
                 self._observer.lost(Loss.REQUEST_REFUSED)
                 raise DialRefused("too_many_connections", "the agent has too many connections")
-            with trio.fail_after(self._limits.handshake_timeout_s):
-                await self._agent.check(dial)
-            async with self._connector.open(data_path + quote(dial.id, safe="")) as websocket:
-                await self._serve_data(dial, websocket)
+            await serve()
         except DialRefused as error:
             log.info("dial_refused", reason=error.reason)
             await self._tell(
-                DialFailed(dial.id, token(error.reason), printable(error.message, max_told_length))
+                DialFailed(asked_id, token(error.reason), printable(error.message, max_told_length))
             )
         except NotConnected as error:
             log.warning("dial_back_failed", detail=error.message)
-            await self._tell(DialFailed(dial.id, "dial_back_failed", error.message))
+            await self._tell(DialFailed(asked_id, "dial_back_failed", error.message))
         except trio.TooSlowError:
-            await self._tell(DialFailed(dial.id, "timeout", "the agent was too slow"))
+            await self._tell(DialFailed(asked_id, "timeout", "the agent was too slow"))
         except Exception as error:
             log.error("dial_failed", error=where(error))
-            await self._tell(DialFailed(dial.id, "internal_error", "the agent failed"))
+            await self._tell(DialFailed(asked_id, "internal_error", "the agent failed"))
         finally:
             self._dials -= 1
+
+    async def _check(self, dial: Dial) -> None:
+        with trio.fail_after(self._limits.handshake_timeout_s):
+            await self._agent.check(dial)
+
+    async def _serve_spare(self, log: FilteringBoundLogger, websocket: TunnelWebSocket) -> None:
+        """Wait until the edge says what the connection is for; refusals are told by its end."""
+        try:
+            dial = decode_from_edge(await websocket.recv())
+            if not isinstance(dial, Dial):
+                raise BadMessage("no_dial", "a spare connection begins with a dial")
+            await self._check(dial)
+        except ConnectionClosed:
+            return
+        except BadMessage as error:
+            await websocket.close_politely(CloseCode.PROTOCOL_ERROR, error.message)
+        except DialRefused as error:
+            log.info("dial_refused", reason=error.reason)
+            await websocket.close_politely(*_refusal(error))
+        else:
+            await self._serve_data(dial, websocket)
 
     async def _serve_data(self, dial: Dial, websocket: TunnelWebSocket) -> None:
         if dial.kind == "stream":
@@ -226,8 +278,7 @@ class Answering:
         except Exception as error:
             refused = _first(error, DialRefused)
             if refused is not None:
-                text = f"{refused.reason}: {refused.message}".encode()[:max_close_reason_bytes]
-                return CloseCode.DIAL_FAILED, text.decode(errors="ignore")
+                return _refusal(refused)
             if (bad := _first(error, BadMessage)) is not None:
                 return CloseCode.PROTOCOL_ERROR, bad.message
             if not _only(error, _ENDS):

@@ -41,6 +41,10 @@ class ListenerLimits(TransportLimits):
     """Of one agent, open or being opened."""
     max_requests: int = 64
     """Of one agent, unanswered."""
+    spare_connections: int = 4
+    """Data connections kept ready at an agent that is in use."""
+    spare_linger_s: float = 300.0
+    """How long after the last dial they are kept."""
     software: str = "moonhost"
 
 

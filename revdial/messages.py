@@ -164,6 +164,15 @@ class Dial(_Message, frozen=True):
         return f"Dial({self.kind} {self.host}/{self.service})"
 
 
+class Spare(_Message, frozen=True):
+    """Edge to agent: open a data WebSocket with this id, and wait there for a `Dial` as text."""
+
+    id: Short
+
+    def __repr__(self) -> str:
+        return "Spare(…)"
+
+
 class Request(_Message, frozen=True):
     """Edge to agent: do something and answer within `timeout_s`."""
 
@@ -178,7 +187,7 @@ class Request(_Message, frozen=True):
 
 
 FromAgent: TypeAlias = Hello | Heartbeat | DialFailed | Reply
-FromEdge: TypeAlias = Welcome | Dial | Request
+FromEdge: TypeAlias = Welcome | Dial | Spare | Request
 
 _T = TypeVar("_T")
 

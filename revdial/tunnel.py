@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import structlog
 import trio
@@ -32,13 +33,16 @@ from revdial.messages import (
     Json,
     Reply,
     Request,
+    Spare,
     StreamService,
     Welcome,
     decode_from_agent,
+    encode,
 )
 from revdial.observer import Loss, Refusal, TunnelObserver
 from revdial.outbox import Outbox
 from revdial.pending import Pending, PendingTable
+from revdial.spares import SparePool
 from revdial.stream import WebSocketStream
 from revdial.websocket import TunnelWebSocket, why_closed
 
@@ -74,6 +78,13 @@ class AgentTunnel:
         self._observer = observer
         self._outbox = Outbox(websocket, observer)
         self._requests: PendingTable[dict[str, Json]] = PendingTable()
+        self._spares = SparePool(
+            self._open_spare, count=limits.spare_connections, linger_s=limits.spare_linger_s
+        )
+        self.warm_dials = 0
+        """How many data connections were ready when they were needed."""
+        self.cold_dials = 0
+        """How many had to be waited for."""
         self._data: set[trio.CancelScope] = set()
         self._opening = 0
         self._scope = trio.CancelScope()
@@ -185,6 +196,7 @@ class AgentTunnel:
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
                     nursery.start_soon(self._outbox.run)
+                    nursery.start_soon(self._spares.run)
                     nursery.start_soon(self._handle, on_agent)
                     await self._outbox.put(
                         Welcome(
@@ -221,6 +233,20 @@ class AgentTunnel:
 
     async def _dial(self, make: Callable[[str], Dial]) -> TunnelWebSocket:
         self._check_open()
+        while (spare := await self._spares.take()) is not None:
+            with suppress(ConnectionClosed):
+                spare.send_nowait(encode(make("spare")))
+                self.warm_dials += 1
+                return spare
+        self._check_open()
+        self.cold_dials += 1
+        return await self._open_data(make)
+
+    async def _open_spare(self) -> TunnelWebSocket:
+        return await self._open_data(Spare)
+
+    async def _open_data(self, make: Callable[[str], Dial | Spare]) -> TunnelWebSocket:
+        """Have the agent open a data connection."""
         if self.data_connections >= self._limits.max_data_connections:
             raise DialRefused("too_many_connections", "this agent has too many data connections")
         self._opening += 1
@@ -230,10 +256,12 @@ class AgentTunnel:
         finally:
             self._opening -= 1
 
-    async def _pick_up(self, dial: Dial, pending: Pending[TunnelWebSocket]) -> TunnelWebSocket:
+    async def _pick_up(
+        self, asked: Dial | Spare, pending: Pending[TunnelWebSocket]
+    ) -> TunnelWebSocket:
         try:
             with trio.move_on_after(self._limits.pickup_timeout_s):
-                await self._outbox.put(dial)
+                await self._outbox.put(asked)
                 return await pending.wait()
         except BaseException:
             if (late := pending.abandon()) is not None:

@@ -156,8 +156,10 @@ class TunnelWebSocket:
             if self._pinged_at is None:
                 self._pinged_at = trio.current_time()
             self.protocol.send_ping(b"")
-            with suppress(*_TRANSPORT_ERRORS):
+            try:
                 self._write()
+            except _TRANSPORT_ERRORS:
+                self._let_go()
 
     async def keep_alive(self, interval_s: float, timeout_s: float) -> None:
         """Ping until the connection ends; end it when nothing has come for `timeout_s`.

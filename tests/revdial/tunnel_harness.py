@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
 
@@ -104,6 +104,7 @@ async def edge(
     authenticate: Callable[[str], Any] = authenticate,
     on_agent: Callable[[AgentTunnel], Any] | None = None,
     limits: ListenerLimits | None = None,
+    spares: int = 0,
 ) -> AsyncIterator[Edge]:
     arrived, arrivals = trio.open_memory_channel[AgentTunnel](100)
 
@@ -116,7 +117,7 @@ async def edge(
         authenticate=authenticate,
         on_agent=on_agent or wait_for_end,
         observer=counters,
-        limits=limits,
+        limits=replace(limits or ListenerLimits(), spare_connections=spares),
     )
     listeners = await trio.open_tcp_listeners(port, host="127.0.0.1")
     async with trio.open_nursery() as nursery:
@@ -211,11 +212,15 @@ class Agent:
 
 @asynccontextmanager
 async def tunnel(
-    agent: Agent | None = None, *, limits: ListenerLimits | None = None, **options: Any
+    agent: Agent | None = None,
+    *,
+    limits: ListenerLimits | None = None,
+    spares: int = 0,
+    **options: Any,
 ) -> AsyncIterator[tuple[Edge, AgentTunnel]]:
     """An edge with one agent connected."""
     agent = agent or Agent()
-    async with edge(limits=limits) as at, trio.open_nursery() as nursery:
+    async with edge(limits=limits, spares=spares) as at, trio.open_nursery() as nursery:
         await nursery.start(agent.dialer(at.url, **options).run)
         yield at, await at.next_tunnel()
         nursery.cancel_scope.cancel()
