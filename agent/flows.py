@@ -17,7 +17,7 @@ import trio
 from agent.addresses import SourceAddresses
 from agent.config import LimitsConfig
 from agent.targets import Target
-from revdial.errors import DialRefused, TunnelError
+from revdial.errors import DialRefused, TunnelError, printable
 from revdial.flow import DatagramChannel
 from revdial.udp import DatagramSocket
 
@@ -106,6 +106,7 @@ class FlowRelay:
         """Copy datagrams both ways until the data WebSocket or the tunnel goes away.
 
         A flow that another data WebSocket still carries is taken from it: the newer dial is right.
+        At the end the log tells what was dropped before the tunnel, in datagrams by reason.
         Raises `DialRefused` where there is no socket to be had.
         """
         key = (session, flow_kind)
@@ -117,6 +118,12 @@ class FlowRelay:
                 with reader:
                     await _relay(flow.socket, channel)
         finally:
+            self._log.info(
+                "flow_ended",
+                session=printable(session),
+                flow=flow_kind,
+                dropped={str(reason): count for reason, count in channel.dropped.items()},
+            )
             if flow.turn == turn:
                 flow.held = True
                 self._nursery.start_soon(self._hold, key, flow, turn)

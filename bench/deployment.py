@@ -74,6 +74,8 @@ class Layout:
     control: bool = False
     edge_prefix: tuple[str, ...] = ()
     agent_prefix: tuple[str, ...] = ()
+    agent_module: str = "moonhost"
+    """What is run as ``python -m … agent``."""
     edge_settings: str = ""
     """TOML for the end of the edge's configuration."""
     environment: tuple[tuple[str, str], ...] = ()
@@ -176,11 +178,13 @@ async def deployed(layout: Layout) -> AsyncIterator[Deployment]:
     async with trio.open_nursery() as nursery:
         run = partial(_run, nursery, environment, layout.folder)
         try:
-            edge = await run("edge", layout.edge_prefix, "proxy", _edge_config(layout))
+            edge = await run("edge", layout.edge_prefix, "moonhost", "proxy", _edge_config(layout))
             deployment.edge_pid = edge.pid
             await _wait_for_log(layout.folder / "edge.log", "edge_started", 1)
             agents = [
-                await run(f"agent{index}", layout.agent_prefix, "agent", config)
+                await run(
+                    f"agent{index}", layout.agent_prefix, layout.agent_module, "agent", config
+                )
                 for index, config in enumerate(_agent_configs(layout, tokens))
             ]
             deployment.agent_pids = tuple(agent.pid for agent in agents)
@@ -196,12 +200,13 @@ async def _run(
     folder: Path,
     name: str,
     prefix: Sequence[str],
+    module: str,
     command: str,
     config: Path,
 ) -> trio.Process:
     with (folder / f"{name}.log").open("wb") as log:
         process = await trio.lowlevel.open_process(
-            [*prefix, *python("moonhost"), command, "--config", str(config)],
+            [*prefix, *python(module), command, "--config", str(config)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

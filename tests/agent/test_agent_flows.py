@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 import pytest
 import trio
 import trio.testing
+from structlog.testing import capture_logs
 
 from agent.addresses import SourceAddresses
 from agent.config import HostConfig, LimitsConfig
 from agent.flows import FlowRelay
 from agent.targets import Target
+from revdial.backlog import Drop
 from revdial.errors import DialRefused, TunnelClosed
 from revdial.framing import Batch, Run, gather
 
@@ -24,6 +27,7 @@ class Channel:
     def __init__(self) -> None:
         self.to_host, self._incoming = trio.open_memory_channel[list[bytes]](16)
         self._outgoing, self.from_host = trio.open_memory_channel[list[bytes]](64)
+        self.dropped: Counter[Drop] = Counter()
 
     def send_batch(self, runs: Iterable[Run]) -> None:
         try:
@@ -145,6 +149,24 @@ async def test_the_newer_of_two_dials_has_the_flow() -> None:
         with pytest.raises(DialRefused):  # the flow is carried, not held: it makes no room
             await flows.serve(target, "origin", "other", "video", Channel())
         newer.break_off()
+
+
+async def test_a_flow_that_ended_tells_what_was_dropped_before_the_tunnel() -> None:
+    async with host() as (_, target), relay() as flows:
+        broken, cancelled = Channel(), Channel()
+        broken.dropped.update({Drop.PARITY: 7, Drop.STALE: 2})
+        broken.break_off()
+        with capture_logs() as logs:
+            await flows.serve(target, "origin", "s", "video", broken)
+            async with trio.open_nursery() as tunnel:
+                tunnel.start_soon(flows.serve, target, "origin", "s", "audio", cancelled)
+                await trio.testing.wait_all_tasks_blocked()
+                tunnel.cancel_scope.cancel()
+    told = {"event": "flow_ended", "log_level": "info", "session": "s"}
+    assert logs == [
+        {**told, "flow": "video", "dropped": {"parity": 7, "stale": 2}},
+        {**told, "flow": "audio", "dropped": {}},
+    ]
 
 
 async def test_a_flow_nobody_dials_again_is_given_up(autojump_clock: object) -> None:
