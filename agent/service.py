@@ -17,11 +17,11 @@ from agent.addresses import SourceAddresses
 from agent.config import AgentConfig, EdgeConfig, HostConfig, token_of
 from agent.errors import HostApiError
 from agent.flows import FlowRelay
-from agent.marks import marks
 from agent.streams import StreamRelay
 from agent.targets import target_of
 from agent.telemetry import Telemetry
 from agent.wolf import confirm_pin_from, parse_address
+from moonlight.shards import shard_of
 from revdial.dialer import TunnelDialer
 from revdial.errors import RequestFailed
 from revdial.flow import DatagramChannel
@@ -62,7 +62,7 @@ async def run_agent(
             on_stream=agent.on_stream,
             on_flow=agent.on_flow,
             on_request=agent.on_request,
-            classify=marks,
+            classify=shard_of,
             limits=DialerLimits(
                 max_data_connections=config.limits.max_streams + config.limits.max_flows
             ),

@@ -28,12 +28,10 @@ NV_HEADER: Final = struct.Struct("<IIBBBBI")
 _PLACE: Final = struct.Struct("<I3xBI")
 _PLACE_AT: Final = 20
 _FRAME: Final = struct.Struct("<BHBHH")
-# RTP's version 2 with an extension; the mask leaves out padding and the count of sources.
-_VIDEO_FIRST: Final = 0x90
+# Leaves padding and the count of sources out of the first byte.
 _FIRST_MASK: Final = 0xD0
-_MULTI_FEC_FLAGS: Final = 0x10
-_FRAME_AND_FEC: Final = struct.Struct("<I4xI")
-_ENCRYPTED_FRAME: Final = struct.Struct("<I")
+VIDEO_FIRST: Final = 0x90
+"""The first byte of video: RTP's version 2 with an extension."""
 
 Bytes = bytes | bytearray | memoryview
 
@@ -76,7 +74,7 @@ class ShardPlace(NamedTuple):
 
         Some hundred thousand datagrams a second may come by here.
         """
-        if len(datagram) <= VIDEO_HEADER_BYTES or datagram[0] & _FIRST_MASK != _VIDEO_FIRST:
+        if len(datagram) <= VIDEO_HEADER_BYTES or datagram[0] & _FIRST_MASK != VIDEO_FIRST:
             raise Malformed("video_header", "datagram without a video header")
         frame_index, blocks, info = _PLACE.unpack_from(datagram, _PLACE_AT)
         shard, data = info >> 12 & 0x3FF, info >> 22
@@ -175,21 +173,6 @@ class VideoPacketHeader:
     def is_parity(self) -> bool:
         """Whether the packet carries parity."""
         return self.shard_index >= self.data_shards
-
-
-def video_shard(datagram: Bytes) -> tuple[int | None, bool]:
-    """Tell which frame a video datagram belongs to and whether it is parity, at least cost.
-
-    Encrypted video (protocol §6) has the frame's number in front of the ciphertext, and keeps to
-    itself what is parity. None for the frame where the datagram is too short to be video.
-    """
-    if len(datagram) <= VIDEO_HEADER_BYTES:
-        return None, False
-    if datagram[0] == _VIDEO_FIRST and datagram[26] == _MULTI_FEC_FLAGS:
-        frame_index, word = _FRAME_AND_FEC.unpack_from(datagram, 20)
-        return frame_index, word >> 12 & 0x3FF >= word >> 22
-    (frame_index,) = _ENCRYPTED_FRAME.unpack_from(datagram, 12)
-    return frame_index, False
 
 
 def parity_count(data_shards: int, fec_percentage: int) -> int:

@@ -12,13 +12,16 @@ import structlog
 import trio
 
 from moonlight.flows import Flow
+from moonlight.shards import shard_of
 from proxy.rtp_loss import SequenceGaps
 from proxy.sessions import SessionId
 from proxy.translation import Translation, UplinkDrop, says_goodbye
 from proxy.udp_port import Arrival, Endpoint, connect_socket
+from revdial.backlog import Backlog, BacklogLimits, each_alone
 from revdial.errors import DialRefused, TunnelError
 from revdial.flow import DatagramChannel
-from revdial.framing import Run, gather
+from revdial.framing import Batch, Run, gather
+from revdial.lateness import Lateness
 from revdial.udp import DatagramSocket
 
 _log = structlog.get_logger()
@@ -28,6 +31,10 @@ min_rebind_interval_s: Final = 0.5
 redial_pause_s: Final = 0.5
 # After a client's goodbye the host's acknowledgement still has to reach it.
 goodbye_linger_s: Final = 1.0
+
+max_lateness_ms: Final = 200.0
+"""More than the fastest took. A retransmission is not that late; what stood in a dead tunnel is."""
+max_arriving_bytes: Final = 2**21
 
 # Audio's parity packets (type 127) are numbered apart from its data packets (protocol.md §6).
 _counted_payload_type: Final = {Flow.VIDEO: None, Flow.AUDIO: 97, Flow.CONTROL: None}
@@ -87,6 +94,10 @@ class ClientFlow:
         self.datagrams_to_client = 0
         self.bytes_to_client = 0
         self.datagrams_to_host = 0
+        self._lateness = Lateness()
+        self._arriving = Backlog(
+            BacklogLimits(max_lateness_ms, max_arriving_bytes), shard_of.get(kind, each_alone)
+        )
         self._translation = translation
         self._open_channel = open_channel
         self._on_bound = on_bound
@@ -119,6 +130,8 @@ class ClientFlow:
         sockets = Counter(self.dropped)
         if self._socket is not None:
             _count_socket(sockets, self._socket)
+        for drop, datagrams in self._arriving.dropped.items():
+            sockets[f"late_{drop}"] += datagrams
         return sockets
 
     def _bind(self, arrival: Arrival) -> None:
@@ -234,12 +247,24 @@ class ClientFlow:
             if socket is None:
                 self.dropped["client_not_bound"] += sum(map(len, batch.runs))
                 continue
-            socket.send_runs(batch.runs)
-            for run in batch.runs:
+            for run in self._fresh(batch):
+                socket.send_runs((run,))
                 if self.kind is not Flow.CONTROL:
                     self.gaps.note_run(run.data, run.segment_size)
                 self.datagrams_to_client += len(run)
                 self.bytes_to_client += len(run.data)
+
+    def _fresh(self, batch: Batch) -> Iterable[Run]:
+        """Return what of a batch is worth showing: after a stall the tunnel brings old frames."""
+        if self.kind is Flow.CONTROL:
+            return batch.runs
+        now_s = trio.current_time()
+        # As if it had waited here for as long as it is late; the rules are those of the agent.
+        self._arriving.push(batch.runs, now_s - self._lateness.note(batch.microseconds, now_s))
+        runs: list[Run] = []
+        while some := self._arriving.pop(now_s):
+            runs += some
+        return runs
 
     async def _to_host(self, channel: DatagramChannel) -> FlowEnd:
         with trio.move_on_after(self._silence_timeout_s):

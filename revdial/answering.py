@@ -28,7 +28,7 @@ from revdial.errors import (
     where,
 )
 from revdial.flow import DatagramChannel
-from revdial.framing import Preamble
+from revdial.framing import FlowKind, Preamble
 from revdial.limits import DialerLimits
 from revdial.messages import (
     CloseCode,
@@ -258,7 +258,13 @@ class Answering:
         if (preamble.session, preamble.flow) != (dial.session, dial.flow):
             raise BadMessage("bad_preamble", "a flow's preamble is not what was asked for")
         classify = self._agent.classify.get(preamble.flow, each_alone)
-        channel = DatagramChannel(websocket, limits_of(preamble.flow), self._observer, classify)
+        channel = DatagramChannel(
+            websocket,
+            limits_of(preamble.flow),
+            self._observer,
+            classify,
+            steady=preamble.flow is FlowKind.VIDEO,
+        )
         failed: Exception | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(channel.run)

@@ -18,7 +18,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 
 from revdial.framing import Buffer, Run, gather, max_run_bytes
 
@@ -39,20 +39,14 @@ class Drop(StrEnum):
     """Newer datagrams needed its place."""
 
 
-class Mark(NamedTuple):
-    """What a datagram is, as far as dropping it goes."""
-
-    frame: int | None
-    """Which datagrams are of use only together; None for one that is of use alone."""
-    parity: bool
+Classify: TypeAlias = Callable[[Buffer], tuple[int | None, bool]]
+"""Tells of a datagram which others it is of use with, None where it is of use alone (a frame's
+number), and whether it is parity."""
 
 
-Classify: TypeAlias = Callable[[Buffer], Mark]
-
-
-def each_alone(_: Buffer) -> Mark:
-    """Mark every datagram as one that is of use alone."""
-    return Mark(None, parity=False)
+def each_alone(_: Buffer) -> tuple[int | None, bool]:
+    """Take every datagram for one that is of use alone."""
+    return None, False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +134,7 @@ class Backlog:
         """Sort what has arrived into frames, and refuse the rest of one that was dropped."""
         if self._last_sent is not None:
             *_, last = self._last_sent.datagrams()
-            self._begun = self._classify(last).frame
+            self._begun, _ = self._classify(last)
             self._last_sent = None
         while self._arrivals:
             run, arrived_s = self._arrivals.popleft()

@@ -23,6 +23,8 @@ from revdial.stream import cause_of
 from revdial.websocket import TunnelWebSocket
 
 send_timeout_s = 10.0
+bbr_restart_interval_s = 8.0
+"""Shorter than the 10 s after which it would stop to measure the path; see `Transport`."""
 
 _LOSSES = {
     Drop.PARITY: Loss.FLOW_PARITY,
@@ -32,7 +34,10 @@ _LOSSES = {
 
 
 class DatagramChannel(trio.abc.AsyncResource):
-    """Datagrams of one flow, both ways. Its owner runs `run` for as long as it is used."""
+    """Datagrams of one flow, both ways. Its owner runs `run` for as long as it is used.
+
+    `classify` tells what to drop first; `steady` is for what would feel a pause, as video does.
+    """
 
     def __init__(
         self,
@@ -40,6 +45,8 @@ class DatagramChannel(trio.abc.AsyncResource):
         limits: BacklogLimits,
         observer: TunnelObserver,
         classify: Classify = each_alone,
+        *,
+        steady: bool = False,
     ) -> None:
         self._websocket = websocket
         self._backlog = Backlog(limits, classify)
@@ -47,6 +54,7 @@ class DatagramChannel(trio.abc.AsyncResource):
         self._reported: Counter[Drop] = Counter()
         self._stuck = trio.Event()
         self._in_flight = 0
+        self._steady = steady
 
     @property
     def closed(self) -> trio.Event:
@@ -100,6 +108,8 @@ class DatagramChannel(trio.abc.AsyncResource):
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._get_unstuck)
+                if self._steady:
+                    nursery.start_soon(self._keep_steady)
                 await self.closed.wait()
                 nursery.cancel_scope.cancel()
         finally:
@@ -121,6 +131,14 @@ class DatagramChannel(trio.abc.AsyncResource):
                 self._observer.lost(Loss.SEND_TIMEOUT)
                 await self._websocket.abort()
                 return
+
+    async def _keep_steady(self) -> None:
+        """Keep BBR from pausing, unless the path is full: there its pause empties a queue."""
+        while True:
+            dropped = self._backlog.dropped.total()
+            await trio.sleep(bbr_restart_interval_s)
+            if self._backlog.dropped.total() == dropped:
+                self._websocket.restart_bbr()
 
     def _send_on(self, now_s: float) -> None:
         """Send from the backlog until it is empty or the tunnel is full."""

@@ -8,9 +8,10 @@ stays in order in a buffer of our own, so a writer that is cancelled while it wa
 
 from __future__ import annotations
 
+import socket as socket_module
 import ssl
 from contextlib import suppress
-from socket import SHUT_WR, SO_RCVLOWAT, SOL_SOCKET
+from socket import IPPROTO_TCP, SHUT_WR, SO_RCVLOWAT, SOL_SOCKET
 from socket import socket as Socket  # noqa: N812 - `socket` is a property here
 from typing import Final, TypeAlias
 
@@ -21,6 +22,9 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 read_bytes: Final = 65_536
 _record_bytes: Final = 16_384
 _worth_waiting_bytes: Final = 2_048
+_TCP_CONGESTION: Final = getattr(socket_module, "TCP_CONGESTION", 13)
+_bbr: Final = b"bbr"
+_reno: Final = b"reno"
 _would_block: Final = BlockingIOError
 
 
@@ -172,6 +176,18 @@ class Transport:
             self._wake_at_bytes = wanted
             with suppress(OSError):
                 self._socket.setsockopt(SOL_SOCKET, SO_RCVLOWAT, wanted)
+
+    def restart_bbr(self) -> None:
+        """Let BBR begin anew where it is in use, so that it does not stop to measure the path.
+
+        Every 10 s without a round trip as short as the shortest, as under steady video, BBR sends
+        next to nothing for 200 ms and a round trip (PROBE_RTT). Chosen anew, it starts from the
+        congestion window that there is, and its 10 s begin again.
+        """
+        with suppress(OSError):
+            if self._socket.getsockopt(IPPROTO_TCP, _TCP_CONGESTION, 16).startswith(_bbr):
+                self._socket.setsockopt(IPPROTO_TCP, _TCP_CONGESTION, _reno)
+                self._socket.setsockopt(IPPROTO_TCP, _TCP_CONGESTION, _bbr)
 
     def end_writing(self) -> None:
         """Let the peer know that nothing more comes."""

@@ -203,6 +203,10 @@ class TunnelWebSocket:
                 socket.IPPROTO_TCP, _TCP_USER_TIMEOUT, user_timeout_ms
             )
 
+    def restart_bbr(self) -> None:
+        """See `Transport.restart_bbr`."""
+        self._transport.restart_bbr()
+
     async def first_event(self) -> Event:
         """The peer's half of the upgrade; raises the library's errors, or `BrokenResourceError`."""
         while not self.protocol.events:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from revdial.backlog import Backlog, BacklogLimits, Drop, Mark, limits_of, max_message_bytes
+from revdial.backlog import Backlog, BacklogLimits, Drop, limits_of, max_message_bytes
 from revdial.framing import Buffer, Run, gather
 
 SHARD = struct.Struct(">I?I")
@@ -22,9 +22,9 @@ def shard(frame: int, *, parity: bool = False, number: int = 0, size: int = 100)
     return SHARD.pack(frame, parity, number).ljust(size, b"\0")
 
 
-def classify(datagram: Buffer) -> Mark:
+def classify(datagram: Buffer) -> tuple[int | None, bool]:
     frame, parity, _ = SHARD.unpack_from(datagram)
-    return Mark(frame or None, parity)
+    return frame or None, parity
 
 
 def frame_of(index: int, data: int = 4, parity: int = 2, size: int = 100) -> list[Run]:
