@@ -20,7 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
 import trio
 
 from backends.model import backend_id
@@ -74,7 +73,7 @@ class Layout:
     control: bool = False
     edge_prefix: tuple[str, ...] = ()
     agent_prefix: tuple[str, ...] = ()
-    agent_module: str = "moonhost"
+    module: str = "moonhost"
     """What is run as ``python -m … agent``."""
     edge_settings: str = ""
     """TOML for the end of the edge's configuration."""
@@ -178,13 +177,13 @@ async def deployed(layout: Layout) -> AsyncIterator[Deployment]:
     async with trio.open_nursery() as nursery:
         run = partial(_run, nursery, environment, layout.folder)
         try:
-            edge = await run("edge", layout.edge_prefix, "moonhost", "proxy", _edge_config(layout))
+            edge = await run(
+                "edge", layout.edge_prefix, layout.module, "proxy", _edge_config(layout)
+            )
             deployment.edge_pid = edge.pid
             await _wait_for_log(layout.folder / "edge.log", "edge_started", 1)
             agents = [
-                await run(
-                    f"agent{index}", layout.agent_prefix, layout.agent_module, "agent", config
-                )
+                await run(f"agent{index}", layout.agent_prefix, layout.module, "agent", config)
                 for index, config in enumerate(_agent_configs(layout, tokens))
             ]
             deployment.agent_pids = tuple(agent.pid for agent in agents)
@@ -362,16 +361,16 @@ max_flows = 1024
     return paths
 
 
-async def metrics(deployment: Deployment) -> dict[str, float]:
-    """Return the edge's metrics by their names and labels, as Prometheus reads them."""
-    async with httpx.AsyncClient() as client:
-        response = await client.get(f"http://127.0.0.1:{_edge_ports['admin']}/metrics")
-    found: dict[str, float] = {}
-    for line in response.text.splitlines():
-        if line and not line.startswith("#"):
-            name, _, value = line.rpartition(" ")
-            found[name] = float(value)
-    return found
+async def edge_metrics(layout: Layout) -> dict[str, float]:
+    """Return the edge's metrics by their names and labels, read where the edge runs."""
+    url = f"http://127.0.0.1:{_edge_ports['admin']}/metrics"
+    ask = f"import httpx; print(httpx.get({url!r}).text)"
+    shown = await trio.run_process(
+        [*layout.edge_prefix, sys.executable, "-c", ask], capture_stdout=True
+    )
+    lines = shown.stdout.decode().splitlines()
+    pairs = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
+    return {name: float(value) for name, _, value in pairs}
 
 
 def median(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -26,8 +26,8 @@ from typing import Any, Final
 
 import trio
 
-from bench import altered_agent
-from bench.deployment import Deployment, Layout, Process, deployed, python
+from bench import altered
+from bench.deployment import Deployment, Layout, Process, deployed, edge_metrics, python
 from bench.host import HostPlan
 from bench.impaired_cases import Case, case_of, datagram_bytes, fps, mbps, names, quick_names
 from bench.impaired_figures import (
@@ -36,6 +36,7 @@ from bench.impaired_figures import (
     drops_told,
     figures,
     frames_of,
+    late_at_edge,
     medians,
 )
 from bench.link_process import LinkReport
@@ -45,7 +46,8 @@ from bench.wan import EmulatedWan, can_emulate, emulated_wan
 
 queues: Final = ("bounded", "unbounded")
 default_runs: Final = 3
-run_s: Final = 12.0
+run_s: Final = 26.0
+"""BBR stops a stream every 10 s where it may: long enough to see that twice."""
 quick_run_s: Final = 7.0
 drain_s: Final = {"bounded": 1.0, "unbounded": 4.0}
 """How long what is on its way when the stream ends may take to arrive, by queue."""
@@ -109,6 +111,7 @@ async def observe(
                 await player.say("stop")
                 got = json.loads(await player.line(answer_timeout_s))
                 link = await wan.counts()
+                late = late_at_edge(await edge_metrics(layout))
         log = (layout.folder / "agent0.log").read_text()
     cpu = {f"{name}_cores": (used[name] - before[name]) / took_s for name in used}
     return Observation(
@@ -118,7 +121,7 @@ async def observe(
         datagrams_arrived=got["datagrams"],
         frames=frames_of(got["frames"]),
         control_ms=tuple((asked_s, ms) for asked_s, ms in got["control_ms"]),
-        dropped=drops_told(log),
+        dropped={**drops_told(log), **late},
         congestion_control=congestion_control_of(sockets),
         link=_link_counts(link),
         cpu={**cpu, "link_cores": link.cpu_s / link.wall_s},
@@ -128,9 +131,9 @@ async def observe(
 def _layout(folder: Path, wan: EmulatedWan, queue: str, congestion: str | None) -> Layout:
     environment: tuple[tuple[str, str], ...] = ()
     if queue == "unbounded":
-        environment += ((altered_agent.unbounded_variable, "1"),)
+        environment += ((altered.unbounded_variable, "1"),)
     if congestion is not None:
-        environment += ((altered_agent.congestion_variable, congestion),)
+        environment += ((altered.congestion_variable, congestion),)
     return Layout(
         folder=folder,
         sessions=1,
@@ -140,7 +143,7 @@ def _layout(folder: Path, wan: EmulatedWan, queue: str, congestion: str | None) 
         edge_settings="drain_timeout_s = 0.1",
         edge_prefix=tuple(wan.command(wan.near, [])),
         agent_prefix=tuple(wan.command(wan.far, [])),
-        agent_module=altered_agent.module if environment else "moonhost",
+        module=altered.module if environment else "moonhost",
         environment=environment,
     )
 
@@ -191,7 +194,7 @@ def _link_counts(link: LinkReport) -> dict[str, Any]:
 
 _columns: Final = (
     *("case", "queue", "rtt", "age p50", "p99", "max", "sent", "whole", "partial", "never"),
-    *("parity", "stale", "overfull", "other", "control p99", "recovery", "burst", "cc"),
+    *("parity", "stale", "overfull", "late", "other", "control p99", "recovery", "burst", "cc"),
     *("link lost", "late p99 us", "edge", "agent"),
 )
 
@@ -212,8 +215,9 @@ def table(cases: Sequence[dict[str, Any]]) -> str:
 
 _legend: Final = """\
 rtt, age, control and recovery in ms; sent, whole, partial, never (arrived): frames; parity, stale,
-overfull: datagrams dropped by the agent, other: neither dropped by it nor arrived; burst: most
-frames within 16 ms after a blackout; link lost: packets, towards the edge; edge, agent: cores."""
+overfull: datagrams dropped by the agent, late: by the edge, other: neither dropped nor arrived;
+burst: most frames within 16 ms after a blackout; link lost: packets, towards the edge; edge, agent:
+cores."""
 
 
 def _row(case: dict[str, Any]) -> tuple[str, ...]:
@@ -223,7 +227,7 @@ def _row(case: dict[str, Any]) -> tuple[str, ...]:
         *(case["rtt_ms"], case["age_p50_ms"], case["age_p99_ms"], case["age_max_ms"]),
         *(case["frames_sent"], case["frames_whole"], case["frames_partial"]),
         *(dropped["frames_never_arrived"], dropped["flow_parity"], dropped["flow_stale"]),
-        *(dropped["flow_overfull"], dropped["datagrams_unaccounted"]),
+        *(dropped["flow_overfull"], dropped["late"], dropped["datagrams_unaccounted"]),
         *(case["control_p99_ms"], case["recovery_ms"], case["burst_frames"]),
     )
     cpu = (case["cpu"]["edge_cores"], case["cpu"]["agent_cores"])

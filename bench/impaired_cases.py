@@ -11,8 +11,8 @@ from bench.traffic import FrameShape
 mbps: Final = 20.0
 fps: Final = 60
 datagram_bytes: Final = 1088
-names: Final = ("loss-1", "loss-0.1", "bottleneck", "step", "blackout", "jitter")
-quick_names: Final = ("loss-1", "bottleneck", "blackout")
+names: Final = ("clean", "loss-1", "loss-0.1", "bottleneck", "step", "blackout", "jitter")
+quick_names: Final = ("clean", "loss-1", "bottleneck", "blackout")
 blackout_s: Final = 2.0
 bottleneck_share: Final = 0.8
 """Of what the stream takes on the wire."""
@@ -57,6 +57,8 @@ def wire_mbps(frame: FrameShape) -> float:
 def case_of(name: str, seconds: float) -> Case:
     """Return a case for a run of so many seconds. Raises `ValueError` for an unknown name."""
     match name:
+        case "clean":
+            return Case(name, 40, LinkConfig(delay_ms=20))
         case "loss-1":
             return Case(name, 100, LinkConfig(delay_ms=50, loss=0.01))
         case "loss-0.1":

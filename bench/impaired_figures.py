@@ -164,12 +164,18 @@ def _median(values: list[Any]) -> Any:
     return known[-1] if known else None
 
 
+def late_at_edge(metrics: Mapping[str, float]) -> dict[str, int]:
+    """Return how many datagrams an edge dropped because they came too late, from its metrics."""
+    name = 'moonhost_datagrams_dropped_total{reason="late_'
+    return {"late": int(sum(value for key, value in metrics.items() if key.startswith(name)))}
+
+
 def _dropped(seen: Observation) -> dict[str, int]:
-    at_agent = sum(seen.dropped.values())
+    by_us = sum(seen.dropped.values())
     return {
         **seen.dropped,
         "frames_never_arrived": seen.frames_sent - len(seen.frames),
-        # Sent, but neither arrived nor dropped by the agent's rules: still queued at the end, or
+        # Sent, but neither arrived nor dropped by our rules: still queued at the end, or
         # lost by a kernel.
-        "datagrams_unaccounted": seen.datagrams_sent - seen.datagrams_arrived - at_agent,
+        "datagrams_unaccounted": seen.datagrams_sent - seen.datagrams_arrived - by_us,
     }

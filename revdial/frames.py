@@ -76,11 +76,6 @@ class FrameSplitter:
         self._kept_bytes = 0
         self._wanted_bytes = 0
 
-    @property
-    def missing_bytes(self) -> int:
-        """How many bytes of a frame that has begun are still to come, as far as is known."""
-        return self._wanted_bytes - self._kept_bytes
-
     def feed(self, data: Buffer, max_message_bytes: int) -> None:
         """Take the next bytes; a frame that is longer than that is not waited for."""
         if self._kept:

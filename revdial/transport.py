@@ -11,7 +11,7 @@ from __future__ import annotations
 import socket as socket_module
 import ssl
 from contextlib import suppress
-from socket import IPPROTO_TCP, SHUT_WR, SO_RCVLOWAT, SOL_SOCKET
+from socket import IPPROTO_TCP, SHUT_WR
 from socket import socket as Socket  # noqa: N812 - `socket` is a property here
 from typing import Final, TypeAlias
 
@@ -21,7 +21,6 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 
 read_bytes: Final = 65_536
 _record_bytes: Final = 16_384
-_worth_waiting_bytes: Final = 2_048
 _TCP_CONGESTION: Final = getattr(socket_module, "TCP_CONGESTION", 13)
 _bbr: Final = b"bbr"
 _reno: Final = b"reno"
@@ -46,7 +45,6 @@ class Transport:
         # Whether the last read left the kernel's buffer empty, as far as its length tells.
         self._drained = True
         self._ended = False
-        self._wake_at_bytes = 1
         self._flushing = trio.Lock()
 
     @classmethod
@@ -163,19 +161,6 @@ class Transport:
             await trio.lowlevel.wait_writable(self._open_socket())
             self._write_unsent()
         await self.flush()
-
-    def wait_for(self, missing_bytes: int) -> None:
-        """Let readers sleep until so many bytes have come; less of them is of no use.
-
-        The kernel bounds it, and the end of the connection wakes them in any case.
-        """
-        wanted = max(1, missing_bytes)
-        if wanted != self._wake_at_bytes and (
-            wanted > _worth_waiting_bytes or self._wake_at_bytes > 1
-        ):
-            self._wake_at_bytes = wanted
-            with suppress(OSError):
-                self._socket.setsockopt(SOL_SOCKET, SO_RCVLOWAT, wanted)
 
     def restart_bbr(self) -> None:
         """Let BBR begin anew where it is in use, so that it does not stop to measure the path.

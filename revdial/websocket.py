@@ -298,7 +298,6 @@ class TunnelWebSocket:
             self.protocol.receive_eof()
         elif self._upgraded:
             self._splitter.feed(data, self.protocol.max_message_size or max_batch_bytes)
-            self._transport.wait_for(self._splitter.missing_bytes)
         else:
             self.protocol.receive_data(data)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bench import impaired
-from bench.altered_agent import unlimited
+from bench.altered import unlimited
 from bench.impaired_cases import case_of, names, quick_names, shape, wire_mbps
 from bench.impaired_figures import (
     Frame,
@@ -22,6 +22,7 @@ from bench.impaired_figures import (
     figures,
     frames_of,
     largest_burst,
+    late_at_edge,
     medians,
     recovery_ms,
 )
@@ -47,7 +48,7 @@ def observed(*pairs: tuple[float, float | None], **changes: Any) -> Observation:
         datagrams_arrived=380,
         frames=made_and_whole(*pairs),
         control_ms=(),
-        dropped={"flow_parity": 0, "flow_stale": 0, "flow_overfull": 0},
+        dropped={"flow_parity": 0, "flow_stale": 0, "flow_overfull": 0, "late": 0},
         congestion_control="bbr",
         link={"to_edge": {"delivered": 10}},
         cpu={"edge_cores": 0.1},
@@ -239,7 +240,7 @@ def test_without_root_it_says_so_and_skips(
 def test_what_the_command_line_asks_for() -> None:
     everything, as_json = impaired.options_of([])
     assert (everything.cases, everything.queues) == (names, ("bounded", "unbounded"))
-    assert (everything.runs, everything.seconds, as_json) == (3, 12.0, False)
+    assert (everything.runs, everything.seconds, as_json) == (3, 26.0, False)
     quick, _ = impaired.options_of(["--quick"])
     assert (quick.cases, quick.queues, quick.runs) == (quick_names, ("bounded",), 1)
     one, as_json = impaired.options_of(
@@ -258,3 +259,12 @@ def test_the_table_has_a_dash_where_a_case_has_no_figure() -> None:
     assert told[:6] == ["jitter", "bounded", "200", "20", "20", "20"]
     assert told[-8:] == ["-", "-", "-", "bbr", "7", "100", "0.10", "0.25"]
     assert heads.startswith("case")
+
+
+def test_what_the_edge_dropped_is_read_from_its_metrics() -> None:
+    metrics = {
+        'moonhost_datagrams_dropped_total{reason="late_stale"}': 40.0,
+        'moonhost_datagrams_dropped_total{reason="late_parity"}': 8.0,
+        'moonhost_datagrams_dropped_total{reason="not_a_ping"}': 3.0,
+    }
+    assert late_at_edge(metrics) == {"late": 48}

@@ -1,7 +1,8 @@
-"""Moonhost's agent with its short queues taken away, or another congestion control: for benches.
+"""Moonhost with its short queues taken away, or another congestion control: for benches.
 
-``python -m bench.altered_agent agent --config FILE`` is ``python -m moonhost agent …`` but for what
-the environment asks for. It shows what those queues are worth, beside the product as it is.
+``python -m bench.altered agent --config FILE`` is ``python -m moonhost agent …`` but for what
+the environment asks for; an edge likewise. It shows what those queues are worth, beside the
+product as it is.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from typing import Final
 from unittest import mock
 
 from agent import service
+from proxy import client_flow
 from revdial import answering, connector
 from revdial.backlog import BacklogLimits
 from revdial.limits import DialerLimits
 from revdial.websocket import tune
 
-module: Final = "bench.altered_agent"
+module: Final = "bench.altered"
 unbounded_variable: Final = "MOONHOST_BENCH_UNBOUNDED"
 """Where it is set, nothing is ever too old, and the kernel takes whatever its buffers hold."""
 congestion_variable: Final = "MOONHOST_BENCH_CONGESTION"
@@ -50,6 +52,7 @@ def main() -> None:
             limits = partial(DialerLimits, tcp_unsent_limit_bytes=endless_unsent_bytes)
             altered.enter_context(mock.patch.object(answering, "limits_of", unlimited))
             altered.enter_context(mock.patch.object(service, "DialerLimits", limits))
+            altered.enter_context(mock.patch.object(client_flow, "max_lateness_ms", None))
         if congestion := os.environ.get(congestion_variable):
             tuned = partial(tune_as, congestion)
             altered.enter_context(mock.patch.object(connector, "tune", tuned))
