@@ -36,6 +36,8 @@ from revdial.messages import CloseCode, max_control_message_bytes
 from revdial.transport import Buffer, Transport
 
 close_timeout_s: Final = 2.0
+max_retransmission_ms: Final = 1_000
+"""Between tries on a path that is silent (Linux 6.15 and newer): the least that is allowed."""
 max_reply_bytes: Final = 8_192
 """Of pongs that the peer does not read; until it does, nothing more is read of it."""
 control_path: Final = "/v1/control"
@@ -44,6 +46,7 @@ data_path: Final = "/v1/data/"
 _TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", 18)
 _TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
 _TCP_CONGESTION = getattr(socket, "TCP_CONGESTION", 13)
+_TCP_RTO_MAX_MS = 44
 
 # The library fails a connection with these codes when it finds the fault itself.
 _BY_OUR_CODE: dict[int, str] = {
@@ -413,6 +416,7 @@ def tune(sock: socket.socket, *, user_timeout_ms: int, unsent_limit_bytes: int) 
         (_TCP_NOTSENT_LOWAT, unsent_limit_bytes),
         (_TCP_USER_TIMEOUT, user_timeout_ms),
         (_TCP_CONGESTION, b"bbr"),
+        (_TCP_RTO_MAX_MS, max_retransmission_ms),
     )
     for option, value in options:
         with suppress(OSError):
