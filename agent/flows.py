@@ -116,6 +116,7 @@ class FlowRelay:
         try:
             async with flow.reading:
                 with reader:
+                    channel.on_rate(flow.socket.expect)
                     await _relay(flow.socket, channel)
         finally:
             self._log.info(

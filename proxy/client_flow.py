@@ -6,6 +6,7 @@ import enum
 import math
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -66,6 +67,7 @@ class ClientFlow:
         on_bound: is told where the client is, each time that changes.
         silence_timeout_s: how long a bound client may send nothing, and an unbound one may take.
         tunnel_grace_s: how long to try to get a broken tunnel back.
+        kbps: what the client asked of the host, as far as it is known; see `set_rate`.
 
     """
 
@@ -82,6 +84,7 @@ class ClientFlow:
         tunnel_grace_s: float,
         last_seen_at: Endpoint | None = None,
         on_bound: Callable[[Endpoint], None] = lambda _: None,
+        kbps: int | None = None,
     ) -> None:
         self.session = session
         self.kind = kind
@@ -105,6 +108,8 @@ class ClientFlow:
         self._tunnel_grace_s = tunnel_grace_s
         self._socket: DatagramSocket | None = None
         self._local: Endpoint | None = None
+        self._channel: DatagramChannel | None = None
+        self._kbps = kbps
         self._bound = trio.Event()
         self._bound_at = -math.inf
         self._left = False
@@ -124,6 +129,13 @@ class ClientFlow:
             self._bind(arrival)
         self._waiting.append(arrival.datagram)
         return True
+
+    def set_rate(self, kbps: int) -> None:
+        """Note what the client asked of the host, for the agent to size its buffers by."""
+        self._kbps = kbps
+        if self._channel is not None:
+            with suppress(TunnelError):  # it will be told over the next one
+                self._channel.tell_rate(kbps)
 
     def drops(self) -> Counter[str]:
         """Return what this flow did not carry on, by reason, as of now."""
@@ -193,7 +205,11 @@ class ClientFlow:
                 except DialRefused as error:
                     return self._refused(error)
                 async with channel:
+                    self._channel = channel
+                    if self._kbps is not None:
+                        self.set_rate(self._kbps)
                     end = await self._carry(channel)
+                    self._channel = None
                 if end is not None:
                     return end
                 self.dropped["tunnel_broke"] += 1

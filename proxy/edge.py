@@ -164,6 +164,7 @@ class _Edge:
             self._fleet,
             self._udp_ports,
             self._start_flow,
+            self._note_rate,
             config.sessions.launch_window_s,
         )
         self._doors = Doors(
@@ -300,8 +301,13 @@ class _Edge:
                 tunnel_grace_s=self._config.sessions.tunnel_grace_s,
                 last_seen_at=last_seen_at,
                 on_bound=note_client,
+                kbps=session.kbps if kind is Flow.VIDEO else None,
             )
         )
+
+    def _note_rate(self, session: Session) -> None:
+        if session.kbps is not None:
+            self._media.set_rate(session.id, session.kbps)
 
     def _on_flow_end(self, session: SessionId, kind: Flow, end: FlowEnd) -> None:
         _log.info("flow_ended", session=session, flow=str(kind), why=str(end))

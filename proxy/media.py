@@ -89,6 +89,12 @@ class Media:
             self._unclaimed[flow.last_seen_at] = flow
         self._nursery.start_soon(self._run, running)
 
+    def set_rate(self, session: SessionId, kbps: int) -> None:
+        """Note what a session's client asked of its host in video."""
+        running = self._running.get((session, Flow.VIDEO))
+        if running is not None:
+            running.flow.set_rate(kbps)
+
     def stop(self, session: SessionId) -> None:
         """Stop all flows of a session; their figures stay readable until `forget`."""
         for kind in Flow:

@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 import trio
 
+from moonlight.announce import StreamSettings
 from moonlight.errors import Malformed, ProtocolError
 from moonlight.flows import Flow
 from moonlight.ping import new_ping_payload
@@ -44,6 +45,7 @@ class RtspProxy:
         fleet: leads to their hosts.
         udp_ports: the ports that clients are told, by flow.
         start_flow: begins the media of a flow once its terms are settled.
+        note_rate: hears of a session whose client has said what stream it wants.
         launch_window_s: see `proxy.matching.match_rtsp`.
 
     """
@@ -54,12 +56,14 @@ class RtspProxy:
         fleet: Fleet,
         udp_ports: dict[Flow, int],
         start_flow: Callable[[Session, Flow, FlowTerms], None],
+        note_rate: Callable[[Session], None],
         launch_window_s: float,
     ) -> None:
         self._keeper = keeper
         self._fleet = fleet
         self._udp_ports = udp_ports
         self._start_flow = start_flow
+        self._note_rate = note_rate
         self._launch_window_s = launch_window_s
 
     async def serve(self, stream: trio.abc.HalfCloseableStream, address: str, port: int) -> None:
@@ -145,12 +149,23 @@ class RtspProxy:
                 status=answer.status,
             )
             return answer
+        if request.method == "ANNOUNCE":
+            self._note_settings(session, request.body)
         if request.method == "PLAY":
             await self._keeper.note_streaming(session)
         flow = request.stream
         if request.method != "SETUP" or flow is None:
             return answer
         return await self._set_up(session, flow, answer)
+
+    def _note_settings(self, session: Session, body: bytes) -> None:
+        try:
+            session.kbps = StreamSettings.parse(body).bitrate_kbps
+        except ProtocolError as error:
+            # The host has accepted it, so it is none of our business.
+            _log.info("announcement_not_understood", session=session.id, reason=error.reason)
+            return
+        self._note_rate(session)
 
     async def _set_up(self, session: Session, flow: Flow, answer: RtspResponse) -> RtspResponse:
         try:

@@ -91,6 +91,7 @@ class SessionKeeper:
         self._flows.stop(session.id)
         session.flows.clear()
         session.control_client = None
+        session.kbps = None
         session.client_address = address
         session.host_rtsp = host_rtsp
         session.rtsp_port = rtsp_port

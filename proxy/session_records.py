@@ -25,6 +25,7 @@ class _Details(msgspec.Struct, frozen=True):
     host_rtsp: str
     flows: dict[str, tuple[int, str | int, str | int | None]]
     control_client: tuple[str, int] | None = None
+    kbps: int | None = None
 
     def __repr__(self) -> str:
         return "_Details(…)"
@@ -44,6 +45,7 @@ def to_record(session: Session) -> SessionRecord:
             for flow, terms in session.flows.items()
         },
         control_client=session.control_client,
+        kbps=session.kbps,
     )
     return SessionRecord(
         id=session.id,
@@ -81,5 +83,6 @@ def from_record(record: SessionRecord, reservation: Reservation, *, now: float) 
         reservation=reservation,
         flows={Flow(name): FlowTerms(*terms) for name, terms in details.flows.items()},
         control_client=details.control_client,
+        kbps=details.kbps,
         started_at=record.started_at,
     )

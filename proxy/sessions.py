@@ -69,6 +69,8 @@ class Session:
     reservation: Reservation
     """The slot it takes at its backend, until it ends."""
     flows: dict[Flow, FlowTerms] = field(default_factory=dict)
+    kbps: int | None = None
+    """The bitrate that the client asked for, once it has said so."""
     control_client: tuple[str, int] | None = None
     """Where the client's control connection comes from: IP address and UDP port."""
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))

@@ -9,7 +9,7 @@ takes more, without what became stale meanwhile.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import trio
 from websockets.exceptions import ConnectionClosed
@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from revdial.backlog import Backlog, BacklogLimits, Classify, Drop, each_alone
 from revdial.errors import BadMessage, TunnelClosed
 from revdial.framing import Batch, Run, decode_batch, encode_runs
-from revdial.messages import CloseCode
+from revdial.messages import CloseCode, FlowRate, decode_rate, encode_rate
 from revdial.observer import Loss, TunnelObserver
 from revdial.stream import cause_of
 from revdial.websocket import TunnelWebSocket
@@ -55,6 +55,11 @@ class DatagramChannel(trio.abc.AsyncResource):
         self._stuck = trio.Event()
         self._in_flight = 0
         self._steady = steady
+        self._on_rate: Callable[[int], None] = _ignore
+
+    def on_rate(self, take: Callable[[int], None]) -> None:
+        """Have `take` called with the kbit/s that the peer tells of this flow."""
+        self._on_rate = take
 
     @property
     def closed(self) -> trio.Event:
@@ -70,6 +75,13 @@ class DatagramChannel(trio.abc.AsyncResource):
     def backlog_age_s(self) -> float:
         """How long the oldest waiting datagram has waited."""
         return self._backlog.age_s(trio.current_time())
+
+    def tell_rate(self, kbps: int) -> None:
+        """Tell the peer, the agent, how much the host was asked for; `TunnelClosed` at the end."""
+        try:
+            self._websocket.send_nowait(encode_rate(FlowRate(kbps)))
+        except ConnectionClosed as error:
+            raise _gone(error) from cause_of(error)
 
     def send_batch(self, runs: Iterable[Run]) -> None:
         """Send or queue datagrams that arrived now. Never waits; `TunnelClosed` at the end."""
@@ -88,13 +100,11 @@ class DatagramChannel(trio.abc.AsyncResource):
     async def receive_batch(self) -> Batch:
         """The next batch of the peer; `TunnelClosed` at the end, `BadMessage` for rubbish."""
         try:
-            message = await self._websocket.recv()
+            while isinstance(message := await self._websocket.recv(), str):
+                self._on_rate(decode_rate(message).kbps)
+            return decode_batch(message)
         except ConnectionClosed as error:
             raise _gone(error) from cause_of(error)
-        try:
-            if isinstance(message, str):
-                raise BadMessage("text_on_flow", "a flow carries binary messages only")
-            return decode_batch(message)
         except BadMessage as error:
             await self._websocket.close_politely(CloseCode.PROTOCOL_ERROR, error.message)
             raise
@@ -157,6 +167,10 @@ class DatagramChannel(trio.abc.AsyncResource):
             if total != self._reported[drop]:
                 self._observer.lost(_LOSSES[drop], total - self._reported[drop])
                 self._reported[drop] = total
+
+
+def _ignore(_: int) -> None:
+    """Take no notice of a rate."""
 
 
 def _gone(error: ConnectionClosed) -> TunnelClosed:

@@ -186,6 +186,12 @@ class Request(_Message, frozen=True):
         return f"Request({self.method})"
 
 
+class FlowRate(_Message, frozen=True):
+    """Edge to agent, on a flow's data WebSocket as text: what the client asked of the host."""
+
+    kbps: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
+
+
 FromAgent: TypeAlias = Hello | Heartbeat | DialFailed | Reply
 FromEdge: TypeAlias = Welcome | Dial | Spare | Request
 
@@ -216,6 +222,16 @@ def decode_from_agent(text: str | Buffer) -> FromAgent:
     return _decode(text, _from_agent)
 
 
+def encode_rate(rate: FlowRate) -> str:
+    """The rate as the text of a WebSocket message."""
+    return _encoder.encode(rate).decode()
+
+
+def decode_rate(text: str) -> FlowRate:
+    """What the edge said of a flow; `BadMessage` for anything else."""
+    return _decode(text, _flow_rate)
+
+
 def decode_from_edge(text: str | Buffer) -> FromEdge:
     """What the edge sent; `BadMessage` for anything else."""
     return _decode(text, _from_edge)
@@ -223,6 +239,7 @@ def decode_from_edge(text: str | Buffer) -> FromEdge:
 
 _from_agent: msgspec.json.Decoder[FromAgent] = msgspec.json.Decoder(FromAgent)
 _from_edge: msgspec.json.Decoder[FromEdge] = msgspec.json.Decoder(FromEdge)
+_flow_rate: msgspec.json.Decoder[FlowRate] = msgspec.json.Decoder(FlowRate)
 _any: msgspec.json.Decoder[FromAgent | FromEdge] = msgspec.json.Decoder(FromAgent | FromEdge)
 
 

@@ -29,6 +29,10 @@ Address: TypeAlias = tuple[str, int]
 max_segments = 64
 default_receive_bytes = 131_072
 default_buffer_bytes = 2**20
+receive_buffer_ms = 250
+min_buffer_bytes = 2**18
+"""A key frame is a burst of several hundred datagrams, however slow the stream."""
+max_buffer_bytes = 2**23
 
 _SOL_UDP = socket.IPPROTO_UDP
 _UDP_SEGMENT = 103
@@ -114,6 +118,17 @@ class DatagramSocket:
     def closed(self) -> bool:
         """Whether it was closed."""
         return self._socket.fileno() == -1
+
+    def expect(self, kbps: int) -> None:
+        """Size the receive buffer for a stream of so much: for `receive_buffer_ms` of it.
+
+        That is what a process may be held up without losing anything; more would only be late.
+        The kernel caps what it grants, and counts its own overhead on top.
+        """
+        wanted = kbps * receive_buffer_ms // 8
+        size = min(max(wanted, min_buffer_bytes), max_buffer_bytes)
+        with suppress(OSError):
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
     def connect(self, remote: Address) -> None:
         """Send to, and take from, this address only."""

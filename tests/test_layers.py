@@ -34,7 +34,11 @@ IO_MODULES = {"socket", "ssl", "select", "selectors", "trio", "asyncio", "anyio"
 IO_MODULES |= {"subprocess", "http.client", "urllib.request", "httpx", "websockets", "sqlite3"}
 
 # The duck-typed TLS context raises the errors of `ssl` and wraps its memory BIOs: no I/O either.
-IO_EXCEPTIONS = {Path("moonlight/tls.py"): {"ssl"}}
+# Nor is masking bytes.
+IO_EXCEPTIONS = {
+    Path("moonlight/tls.py"): {"ssl"},
+    Path("revdial/frames.py"): {"websockets.speedups.apply_mask", "websockets.utils.apply_mask"},
+}
 
 # Decisions outside of moonlight/: values in, values out.
 PURE = [
@@ -53,7 +57,9 @@ PURE = [
             "revdial/backlog.py",
             "revdial/backoff.py",
             "revdial/errors.py",
+            "revdial/frames.py",
             "revdial/framing.py",
+            "revdial/lateness.py",
             "revdial/limits.py",
             "revdial/messages.py",
             "revdial/observer.py",
@@ -67,6 +73,10 @@ PURE = [
             "agent/addresses.py",
             "agent/config.py",
             "agent/targets.py",
+            "bench/impaired_cases.py",
+            "bench/impaired_figures.py",
+            "bench/link_model.py",
+            "bench/traffic.py",
             "simulator/light_figures.py",
             "simulator/noise.py",
             "moonhost/load_report.py",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -40,6 +40,9 @@ class Channel:
             return Batch(0, tuple(gather(await self._incoming.receive())))
         except trio.EndOfChannel:
             raise TunnelClosed from None
+
+    def on_rate(self, take: Callable[[int], None]) -> None:
+        self.take_rate = take
 
     def break_off(self) -> None:
         self.to_host.close()

@@ -10,6 +10,8 @@ import trio
 
 from moonlight.flows import Flow
 from moonlight.ping import build_ping
+from moonlight.rtp import VideoPacketHeader
+from moonlight.video import FramePacketiser
 from proxy import client_flow, udp_port
 from proxy.client_flow import ClientFlow, FlowEnd
 from proxy.media import Media
@@ -33,10 +35,14 @@ class FakeChannel:
         self.to_host: list[bytes] = []
         self.arrived = trio.Event()
         self.closed = False
+        self.rates: list[int] = []
         self._in, self._out = trio.open_memory_channel[Batch | Exception](64)
 
-    def from_host(self, *datagrams: bytes) -> None:
-        self._in.send_nowait(Batch(0, tuple(gather(datagrams))))
+    def from_host(self, *datagrams: bytes, sent_us: int = 0) -> None:
+        self._in.send_nowait(Batch(sent_us, tuple(gather(datagrams))))
+
+    def tell_rate(self, kbps: int) -> None:
+        self.rates.append(kbps)
 
     def break_down(self) -> None:
         self._in.send_nowait(TunnelClosed())
@@ -481,6 +487,44 @@ async def test_losses_before_the_tunnel_are_seen_in_the_numbers(
     channel.from_host(*rtp)
     await until(lambda: made.gaps.received == 3)
     assert made.gaps.missing == 2
+
+
+async def test_what_a_dead_tunnel_held_back_is_not_shown_and_what_was_begun_is_completed(
+    edge: Edge, tunnels: Tunnels
+) -> None:
+    edge.media.add(made := flow(tunnels))
+    client = await edge.client()
+    await client.send(build_ping(SECRETS["a"], 1))
+    channel = await tunnels.channel()
+    await channel.until_host_heard(1)
+    frames = [FramePacketiser(64).packetise(bytes(90), frame_index=n, idr=False) for n in (1, 2, 3)]
+    # By its own clock the host sent the second frame, and the rest of the first, 0.3 s before
+    # the beginning of the first; so all that took longer.
+    channel.from_host(frames[0][0], sent_us=1_000_000)
+    channel.from_host(*frames[0][1:], *frames[1], sent_us=700_000)
+    channel.from_host(*frames[2], sent_us=1_100_000)
+    wanted = [frames[0][0], *frames[0][1:-1], *frames[2]]
+    got = [await client.receive() for _ in wanted]
+    assert [VideoPacketHeader.parse(one).frame_index for one in got] == [
+        VideoPacketHeader.parse(one).frame_index for one in wanted
+    ]
+    data = sum(not VideoPacketHeader.parse(one).is_parity for one in frames[1])
+    parity = len(frames[1]) - data + 1
+    assert made.drops()["late_stale"] == data
+    assert made.drops()["late_parity"] == parity
+
+
+async def test_the_agent_is_told_the_rate_over_every_data_websocket(
+    edge: Edge, tunnels: Tunnels
+) -> None:
+    edge.media.add(flow(tunnels))
+    edge.media.set_rate(SessionId("nobody"), 1)
+    first = await tunnels.channel()
+    await until(lambda: edge.media.flows_of(SessionId("a"))[0]._channel is not None)
+    edge.media.set_rate(SessionId("a"), 20_000)
+    assert first.rates == [20_000]
+    first.break_down()
+    await until(lambda: len(tunnels.channels) == 2 and tunnels.channels[1].rates == [20_000])
 
 
 # Control

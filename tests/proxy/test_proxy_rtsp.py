@@ -22,6 +22,7 @@ from proxy_fakes import (
     session,
 )
 
+from moonlight.announce import StreamSettings
 from moonlight.flows import Flow
 from moonlight.ping import is_ping_payload
 from moonlight.rtsp import RtspParser, RtspRequest, RtspResponse
@@ -56,6 +57,7 @@ class Stage:
     session: Session
     heard: list[bytes] = field(default_factory=list)
     started: list[tuple[str, Flow, FlowTerms]] = field(default_factory=list)
+    rates: list[int | None] = field(default_factory=list)
     answer: Callable[[bytes], Any] = lambda _: ok()
 
     async def host(self, name: str, service: str, stream: trio.StapledStream[Any, Any]) -> None:
@@ -115,8 +117,9 @@ async def stage(nursery: trio.Nursery) -> AsyncIterator[Stage]:
     def start(session: Session, flow: Flow, terms: FlowTerms) -> None:
         started.append((session.id, flow, terms))
 
-    proxy = RtspProxy(play.keeper, fleet, PORTS, start, 30.0)
-    made = Stage(proxy, play, store, tunnel, nursery, one, started=started)
+    rates: list[int | None] = []
+    proxy = RtspProxy(play.keeper, fleet, PORTS, start, lambda told: rates.append(told.kbps), 30.0)
+    made = Stage(proxy, play, store, tunnel, nursery, one, started=started, rates=rates)
     tunnel.on_stream = made.host
     async with serving(fleet, tunnel):
         yield made
@@ -157,6 +160,16 @@ async def test_announce_in_three_segments_arrives_whole(stage: Stage) -> None:
         await trio.testing.wait_all_tasks_blocked()
     assert b"200 OK" in await stream.receive_some(65_536)
     assert stage.heard[0].endswith(body)
+
+
+async def test_the_bitrate_is_noted_where_the_announcement_tells_one(stage: Stage) -> None:
+    settings = StreamSettings(
+        width=1920, height=1080, fps=60, packet_size=1024, bitrate_kbps=20_000
+    )
+    await stage.ask(message("ANNOUNCE", "streamid=control/13/0", body=b"a=nothing:1\r\n"))
+    assert stage.rates == []
+    await stage.ask(message("ANNOUNCE", "streamid=control/13/0", body=settings.encode()))
+    assert (stage.rates, stage.session.kbps) == ([20_000], 20_000)
 
 
 async def test_describe_passes_whole_and_ends_with_the_connection(stage: Stage) -> None:

@@ -11,9 +11,9 @@ import trio.testing
 
 from revdial.backlog import BacklogLimits, Drop
 from revdial.errors import BadMessage, TunnelClosed
-from revdial.flow import DatagramChannel
-from revdial.framing import decode_batch, gather
-from revdial.messages import Dial, Heartbeat
+from revdial.flow import DatagramChannel, bbr_restart_interval_s
+from revdial.framing import decode_batch, encode_batch, gather
+from revdial.messages import Dial, FlowRate, Heartbeat, encode_rate
 from revdial.observer import Counters, Loss
 from revdial.outbox import Outbox, max_queued_control_messages
 from revdial.websocket import TunnelWebSocket, library_log
@@ -28,6 +28,9 @@ class Clogged:
         self.stream_closed = trio.Event()
         self.unclogged = trio.Event()
         self.unsent_bytes = 0
+        self.restarts = 0
+        self.to_come: list[Any] = []
+        self.closed_with: list[int] = []
 
     @property
     def is_open(self) -> bool:
@@ -42,6 +45,13 @@ class Clogged:
             await self.unclogged.wait()
             self.unsent_bytes = 0
 
+    async def recv(self) -> Any:
+        await trio.lowlevel.checkpoint()
+        return self.to_come.pop(0)
+
+    async def close_politely(self, code: int, _: str) -> None:
+        self.closed_with.append(code)
+
     async def send(self, message: Any) -> None:
         if len(self.sent) >= self.room:
             await trio.sleep_forever()
@@ -50,6 +60,9 @@ class Clogged:
 
     async def abort(self) -> None:
         self.stream_closed.set()
+
+    def restart_bbr(self) -> None:
+        self.restarts += 1
 
     def as_websocket(self) -> TunnelWebSocket:
         return cast("TunnelWebSocket", self)
@@ -109,6 +122,48 @@ async def test_a_flow_sends_at_once_what_its_peer_takes() -> None:
     flow.send_batch(gather([b"two"]))
     assert len(peer.sent) == 2
     assert flow.backlog_age_s == 0
+
+
+async def test_a_steady_flow_is_not_stopped_to_measure_its_path_unless_that_is_full(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    peer = Clogged(room=99)
+    flow = DatagramChannel(peer.as_websocket(), BacklogLimits(50, 2**20), Counters(), steady=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(flow.run)
+        await trio.sleep(bbr_restart_interval_s * 2 + 1)
+        assert peer.restarts == 2
+        peer.room = 0
+        flow.send_batch(gather([b"stuck"]))
+        flow.send_batch(gather([b"stale"]))
+        await trio.sleep(1)
+        flow.send_batch(gather([b"stale too"]))
+        assert flow.dropped == {Drop.STALE: 1}
+        await trio.sleep(bbr_restart_interval_s)
+        assert peer.restarts == 2
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_agent_hears_the_rate_of_a_flow_between_its_batches() -> None:
+    peer, rates = Clogged(), list[int]()
+    peer.to_come = [encode_rate(FlowRate(20_000)), encode_batch(7, [b"batch"])]
+    flow = DatagramChannel(peer.as_websocket(), BacklogLimits(50, 2**20), Counters())
+    flow.on_rate(rates.append)
+    assert [bytes(one) for one in (await flow.receive_batch()).datagrams()] == [b"batch"]
+    assert rates == [20_000]
+    peer.to_come = [encode_rate(FlowRate(1)), encode_batch(7, [b"nobody listens"])]
+    flow = DatagramChannel(peer.as_websocket(), BacklogLimits(50, 2**20), Counters())
+    assert (await flow.receive_batch()).microseconds == 7
+
+
+@pytest.mark.parametrize("text", ["hello", '{"type":"flowrate","kbps":0}', '{"type":"dial"}'])
+async def test_other_text_on_a_flow_is_refused(text: str) -> None:
+    peer = Clogged()
+    peer.to_come = [text]
+    flow = DatagramChannel(peer.as_websocket(), BacklogLimits(50, 2**20), Counters())
+    with pytest.raises(BadMessage):
+        await flow.receive_batch()
+    assert peer.closed_with == [4002]
 
 
 async def test_a_flow_ends_with_its_connection() -> None:

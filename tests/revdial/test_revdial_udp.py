@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import trio
@@ -222,3 +223,19 @@ async def test_closing_wakes_who_waits(
 def test_a_socket_that_cannot_be_bound_is_not_left_open() -> None:
     with pytest.raises(OSError, match="assign"):
         DatagramSocket.open(("203.0.113.1", 0))
+
+
+@pytest.mark.parametrize(
+    ("kbps", "buffer_bytes"), [(1, 2**18), (20_000, 625_000), (10_000_000, 2**23)]
+)
+def test_the_receive_buffer_is_sized_by_the_bitrate(kbps: int, buffer_bytes: int) -> None:
+    asked: list[int] = []
+
+    class Asked(socket.socket):
+        def setsockopt(self, level: int, option: int, value: Any) -> None:  # type: ignore[override]
+            if option == socket.SO_RCVBUF:
+                asked.append(value)
+
+    with DatagramSocket(Asked(type=socket.SOCK_DGRAM)) as sock:
+        sock.expect(kbps)
+    assert asked == [buffer_bytes]
