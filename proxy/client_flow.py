@@ -206,6 +206,8 @@ class ClientFlow:
                     return self._refused(error)
                 async with channel:
                     self._channel = channel
+                    # Another process may be at its other end, with another clock.
+                    self._lateness = Lateness()
                     if self._kbps is not None:
                         self.set_rate(self._kbps)
                     end = await self._carry(channel)
