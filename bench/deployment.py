@@ -77,6 +77,8 @@ class Layout:
     """What is run as ``python -m … agent``."""
     edge_settings: str = ""
     """TOML for the end of the edge's configuration."""
+    max_agents: int = 1_024
+    """How many the edge takes; the product's default."""
     environment: tuple[tuple[str, str], ...] = ()
 
 
@@ -172,44 +174,74 @@ async def deployed(layout: Layout) -> AsyncIterator[Deployment]:
         RuntimeError: something did not start; the text has the end of its log.
 
     """
-    deployment, tokens = await _prepare(layout)
-    environment = {**os.environ, **dict(layout.environment)}
+    deployment, tokens = await prepare(layout)
     async with trio.open_nursery() as nursery:
-        run = partial(_run, nursery, environment, layout.folder)
+        run = partial(_run, nursery, layout)
         try:
-            edge = await run(
-                "edge", layout.edge_prefix, layout.module, "proxy", _edge_config(layout)
-            )
+            edge = await _start_edge(nursery, layout)
             deployment.edge_pid = edge.pid
-            await _wait_for_log(layout.folder / "edge.log", "edge_started", 1)
             agents = [
                 await run(f"agent{index}", layout.agent_prefix, layout.module, "agent", config)
                 for index, config in enumerate(_agent_configs(layout, tokens))
             ]
             deployment.agent_pids = tuple(agent.pid for agent in agents)
-            await _wait_for_log(layout.folder / "edge.log", "tunnel_up", layout.agents)
+            await _wait_for_log(edge_log(layout), "tunnel_up", layout.agents)
             yield deployment
         finally:
             nursery.cancel_scope.cancel()
 
 
+@asynccontextmanager
+async def running_edge(layout: Layout) -> AsyncIterator[trio.Process]:
+    """Run an edge alone, on what `prepare` has written, until the end of the block.
+
+    Who kills it leaves the block at once. `edge_log` then has what the next one says.
+
+    Raises:
+        RuntimeError: it did not start, or has ended; the text has the end of its log.
+
+    """
+    async with trio.open_nursery() as nursery:
+        try:
+            yield await _start_edge(nursery, layout)
+        finally:
+            nursery.cancel_scope.cancel()
+
+
+def edge_log(layout: Layout) -> Path:
+    """Where the edge writes its log."""
+    return layout.folder / "edge.log"
+
+
+def agents_certificate(layout: Layout) -> Path:
+    """What agents have to trust, once the edge has started."""
+    return layout.folder / "edge" / state_dir.agents_certificate
+
+
+async def _start_edge(nursery: trio.Nursery, layout: Layout) -> trio.Process:
+    config = _edge_config(layout)
+    edge = await _run(nursery, layout, "edge", layout.edge_prefix, layout.module, "proxy", config)
+    await _wait_for_log(edge_log(layout), "edge_started", 1)
+    return edge
+
+
 async def _run(
     nursery: trio.Nursery,
-    environment: dict[str, str],
-    folder: Path,
+    layout: Layout,
     name: str,
     prefix: Sequence[str],
     module: str,
     command: str,
     config: Path,
 ) -> trio.Process:
-    with (folder / f"{name}.log").open("wb") as log:
+    path = layout.folder / f"{name}.log"
+    with path.open("wb") as log:
         process = await trio.lowlevel.open_process(
             [*prefix, *python(module), command, "--config", str(config)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=environment,
+            env={**os.environ, **dict(layout.environment)},
         )
 
     async def watch() -> None:
@@ -218,7 +250,7 @@ async def _run(
         finally:
             with trio.CancelScope(shield=True):
                 await end(process)
-        tail = (await trio.Path(folder, f"{name}.log").read_text())[-2000:]
+        tail = (await trio.Path(path).read_text())[-2000:]
         raise RuntimeError(f"{name} has stopped by itself:\n{tail}")
 
     nursery.start_soon(watch)
@@ -234,7 +266,7 @@ async def _wait_for_log(log: Path, event: str, times: int) -> None:
     raise RuntimeError(f"{log.name} never said {event}:\n{(await path.read_text())[-2000:]}")
 
 
-async def _prepare(layout: Layout) -> tuple[Deployment, list[str]]:
+async def prepare(layout: Layout) -> tuple[Deployment, list[str]]:
     """Write the edge's store; returns the deployment and the agents' tokens."""
     folder = layout.folder / "edge"
     state_dir.prepare(folder)
@@ -318,6 +350,7 @@ audio_port = {ports["audio"]}
 [agents]
 address = "{layout.edge_address}"
 port = {ports["agents"]}
+max_agents = {layout.max_agents}
 
 [admin]
 port = {ports["admin"]}
@@ -341,7 +374,7 @@ def _agent_configs(layout: Layout, tokens: list[str]) -> list[Path]:
 [edge]
 url = "wss://{layout.edge_address}:{_edge_ports["agents"]}"
 token_file = "{secret}"
-ca_file = "{layout.folder / "edge" / "agents.pem"}"
+ca_file = "{agents_certificate(layout)}"
 
 [agent]
 id = "agent{index}"

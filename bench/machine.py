@@ -62,6 +62,35 @@ def usage_of(pid: int) -> Usage:
     return Usage(sum(threads) / 1e9, int(rss) * _kib)
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a process holds of the machine's memory."""
+
+    rss_bytes: int
+    anonymous_bytes: int
+    """Of that, what is in no file: heap and stacks."""
+
+
+def memory_of(pid: int) -> Memory:
+    """Return what memory a process holds, in detail: dearer than `usage_of`.
+
+    Raises:
+        OSError: there is no such process.
+
+    """
+    return memory_in(Path(f"/proc/{pid}/smaps_rollup").read_text())
+
+
+def memory_in(smaps_rollup: str) -> Memory:
+    """Return what the kernel tells there."""
+    kib = {
+        name: int(value.split()[0])
+        for name, _, value in (line.partition(":") for line in smaps_rollup.splitlines())
+        if value.endswith("kB")
+    }
+    return Memory(kib["Rss"] * _kib, kib["Anonymous"] * _kib)
+
+
 def usage_of_all(pids: list[int]) -> Usage:
     """Return what several processes have used together."""
     return sum((usage_of(pid) for pid in pids), Usage(0.0, 0))

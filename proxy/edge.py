@@ -52,6 +52,7 @@ from revdial.observer import Counters
 
 _log = structlog.get_logger()
 
+min_waiting_agents: Final = 512
 sweep_interval_s: Final = 5.0
 admin_grace_s: Final = 1.0
 
@@ -215,6 +216,8 @@ class _Edge:
             on_agent=self._fleet.serve_agent,
             observer=self._tunnel_counters,
             limits=ListenerLimits(
+                # All agents come at once to an edge that was restarted.
+                max_waiting=max(min_waiting_agents, agents.max_agents),
                 max_data_connections=agents.max_data_connections_per_agent,
                 spare_connections=agents.spare_data_connections,
             ),

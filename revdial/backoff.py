@@ -1,9 +1,11 @@
 """How long an agent waits before it dials again, so that a thousand do not come back at once.
 
-After a lost or failed connection: full jitter, anything between nothing and a ceiling that
-doubles from `base_s` to `cap_s`. After an answer that trying again does not change (a refused
-token, a certificate that does not verify): slowly, between half the cap and the cap. After being
-replaced by another agent with the same id: slower still, so that two of them do not fight.
+After a lost or failed connection: full jitter, anything between nothing and as long as it has been
+away already, within `base_s` and `cap_s`. So all are back about an outage's length after its end;
+a ceiling that doubles at each try would grow also where the tries came quickly. After an answer
+that trying again does not change (a refused token, a certificate that does not verify): slowly,
+between half the cap and the cap. After being replaced by another agent with the same id: slower
+still, so that two of them do not fight.
 """
 
 from __future__ import annotations
@@ -48,16 +50,21 @@ class Backoff:
         self._cap_s = cap_s
         self._replaced_s = replaced_s
         self._reset_after_s = reset_after_s
-        self._ceiling_s = base_s
+        self._away_s = 0.0
 
-    def next_delay(self, outcome: Outcome, lasted_s: float = 0.0) -> float:
-        """Seconds to wait now, after a connection that ended so and had lasted so long."""
+    def next_delay(self, outcome: Outcome, lasted_s: float = 0.0, tried_s: float = 0.0) -> float:
+        """Seconds to wait now, after a connection that ended so and had lasted so long.
+
+        `tried_s` is how long it took to find out that there was none.
+        """
         if lasted_s >= self._reset_after_s:
-            self._ceiling_s = self._base_s
+            self._away_s = 0.0
         if outcome is Outcome.REPLACED:
             return self._replaced_s * (1 + self._random_unit())
         if outcome in _SLOW:
             return self._cap_s * (1 + self._random_unit()) / 2
-        ceiling_s = self._ceiling_s
-        self._ceiling_s = min(self._cap_s, ceiling_s * 2)
-        return ceiling_s * self._random_unit()
+        self._away_s += tried_s
+        ceiling_s = min(max(self._away_s, self._base_s), self._cap_s)
+        delay_s = ceiling_s * self._random_unit()
+        self._away_s += delay_s
+        return delay_s

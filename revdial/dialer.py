@@ -81,8 +81,10 @@ class TunnelDialer:
         self._started = task_status.started
         last: str | None = None
         while True:
+            began_at = trio.current_time()
             outcome, detail, lasted_s = await self._attempt()
-            delay_s = self._backoff.next_delay(outcome, lasted_s)
+            tried_s = trio.current_time() - began_at - lasted_s
+            delay_s = self._backoff.next_delay(outcome, lasted_s, tried_s)
             # What keeps an agent away is worth a warning once, not at each of a thousand tries.
             again = detail == last and (lasted_s == 0 or outcome is Outcome.REPLACED)
             log = self._log.debug if again else self._log.warning

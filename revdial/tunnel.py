@@ -81,6 +81,7 @@ class AgentTunnel:
         self._spares = SparePool(
             self._open_spare, count=limits.spare_connections, linger_s=limits.spare_linger_s
         )
+        self._keeps_spares = False
         self.warm_dials = 0
         """How many data connections were ready when they were needed."""
         self.cold_dials = 0
@@ -196,7 +197,6 @@ class AgentTunnel:
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
                     nursery.start_soon(self._outbox.run)
-                    nursery.start_soon(self._spares.run)
                     nursery.start_soon(self._handle, on_agent)
                     await self._outbox.put(
                         Welcome(
@@ -232,7 +232,7 @@ class AgentTunnel:
         self._nursery.start_soon(task)
 
     async def _dial(self, make: Callable[[str], Dial]) -> TunnelWebSocket:
-        self._check_open()
+        self._keep_spares()
         while (spare := await self._spares.take()) is not None:
             with suppress(ConnectionClosed):
                 spare.send_nowait(encode(make("spare")))
@@ -241,6 +241,13 @@ class AgentTunnel:
         self._check_open()
         self.cold_dials += 1
         return await self._open_data(make)
+
+    def _keep_spares(self) -> None:
+        """Begin to, at the first dial: the many agents that are never used need no task for it."""
+        self._check_open()
+        if not self._keeps_spares:
+            self._keeps_spares = True
+            self._start(self._spares.run)
 
     async def _open_spare(self) -> TunnelWebSocket:
         return await self._open_data(Spare)

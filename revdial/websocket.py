@@ -359,6 +359,8 @@ async def upgrade_as_server(
     response = await check(protocol, request)
     if response is None:
         response = protocol.accept(request)
+    # The library keeps the request for as long as the connection lives, and it holds the token.
+    request.headers.clear()
     protocol.send_response(response)
     try:
         await websocket.answer()

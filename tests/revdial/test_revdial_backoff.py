@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import random
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from revdial.backoff import Backoff, Outcome
 
 
-def test_the_ceiling_doubles_up_to_the_cap() -> None:
+def test_the_ceiling_is_how_long_it_has_been_away_up_to_the_cap() -> None:
     backoff = Backoff(lambda: 1.0, base_s=0.5, cap_s=4)
     delays = [backoff.next_delay(Outcome.FAILED) for _ in range(6)]
-    assert delays == [0.5, 1, 2, 4, 4, 4]
+    assert delays == [0.5, 0.5, 1, 2, 4, 4]
+    assert Backoff(lambda: 1.0).next_delay(Outcome.FAILED, tried_s=7) == 7
+    assert Backoff(lambda: 0.0).next_delay(Outcome.FAILED, tried_s=7) == 0
+
+
+@given(st.integers(), st.floats(0.1, 20))
+def test_after_an_outage_all_are_back_within_about_its_length(seed: int, outage_s: float) -> None:
+    chance = random.Random(seed)
+    for _ in range(20):
+        backoff, now_s = Backoff(chance.random), 0.0
+        while now_s < outage_s:
+            now_s += backoff.next_delay(Outcome.LOST)
+        assert now_s <= max(2 * outage_s, outage_s + 0.5)
 
 
 def test_a_connection_that_lasted_starts_anew() -> None:
@@ -19,7 +33,7 @@ def test_a_connection_that_lasted_starts_anew() -> None:
     for _ in range(5):
         backoff.next_delay(Outcome.LOST, lasted_s=1)
     assert backoff.next_delay(Outcome.LOST, lasted_s=60) == 0.5
-    assert backoff.next_delay(Outcome.LOST, lasted_s=1) == 1
+    assert [backoff.next_delay(Outcome.LOST, lasted_s=1) for _ in range(2)] == [0.5, 1]
 
 
 @given(st.floats(0, 1), st.lists(st.sampled_from(Outcome), min_size=1, max_size=20))

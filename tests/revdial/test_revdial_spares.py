@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosedError
 from revdial.errors import DialRefused, PickupTimeout
 from revdial.framing import gather
 from revdial.spares import SparePool, retry_interval_s
+from revdial.tunnel import AgentTunnel
 from revdial.websocket import TunnelWebSocket
 from tests.waiting import until
 
@@ -170,6 +171,19 @@ async def test_streams_and_flows_take_the_spares_of_a_real_agent() -> None:
         assert bytes(run.data) == b"datagram"
         assert (home.cold_dials, home.warm_dials) == (1, 2)
         assert [dial.service for dial in agent.dials] == ["http", "https", "udp"]
+
+
+async def test_an_agent_that_was_never_used_has_no_task_for_spares() -> None:
+    def keepers(home: AgentTunnel) -> int:
+        assert home._nursery is not None
+        return sum("SparePool" in task.name for task in home._nursery.child_tasks)
+
+    async with tunnel(spares=1) as (_, home):
+        assert keepers(home) == 0
+        for _ in range(2):
+            await (await home.open_stream("h1", "http", origin="c")).aclose()
+        await until(lambda: len(home._spares) == 1)
+        assert keepers(home) == 1
 
 
 async def test_what_is_not_allowed_is_refused_on_a_spare_with_its_reason() -> None:
