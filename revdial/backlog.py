@@ -156,11 +156,9 @@ class Backlog:
 
     def _shed(self, now_s: float) -> None:
         """Drop what is late, parity first."""
-        if not self._is_late(now_s):
+        if self._limit_s is None or not self._is_late(now_s):
             return
         self._drop_parity()
-        if self._limit_s is None:
-            return
         oldest_s = now_s - self._limit_s
         while (stale := self._oldest_droppable()) and stale.arrived_s < oldest_s:
             self._drop_frame(stale, Drop.STALE)

@@ -64,7 +64,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream):
 
     @property
     def closed(self) -> trio.Event:
-        """Set once the data connection is gone, whoever ended it."""
+        """Set once the data connection is gone; that shows to whoever receives, or closes it."""
         return self._websocket.stream_closed
 
     async def send_all(self, data: Buffer) -> None:

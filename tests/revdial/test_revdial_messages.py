@@ -23,6 +23,7 @@ from revdial.messages import (
     HostReport,
     Reply,
     Request,
+    Spare,
     Welcome,
     decode_from_agent,
     decode_from_edge,
@@ -122,8 +123,10 @@ def test_what_the_peer_would_refuse_is_not_even_sent(message: FromAgent | FromEd
 
 
 def test_ids_and_parameters_stay_out_of_reprs() -> None:
-    shown = repr(Dial("secret-id", "stream", "h1", "http")) + repr(
-        Request("secret-id", "confirm_pin", {"pin": "4711"})
+    shown = (
+        repr(Dial("secret-id", "stream", "h1", "http"))
+        + repr(Spare("secret-id"))
+        + repr(Request("secret-id", "confirm_pin", {"pin": "4711"}))
     )
     assert "secret" not in shown
     assert "4711" not in shown

@@ -159,8 +159,6 @@ class Agent:
             async for data in stream:
                 await stream.send_all(data)
             await stream.send_eof()
-            # Leave the closing to the edge, as a relay does that has seen both ends.
-            await stream.closed.wait()
         finally:
             self.live -= 1
 
