@@ -21,7 +21,7 @@ from backends.records import SessionRecord
 from backends.registry import Reservation
 from fuzz import captures
 from fuzz.media_targets import MEDIA_TARGETS
-from fuzz.target import Target, as_datagrams, check_error, datagrams, promise
+from fuzz.target import Target, as_datagrams, check_error, chunks, datagrams, promise
 from moonlight.enet import NO_PEER, Connect, parse_packet
 from moonlight.errors import ProtocolError
 from moonlight.flows import Flow
@@ -35,6 +35,7 @@ from proxy.sessions import FlowTerms, Session, SessionId, SessionState
 from proxy.translation import ConnectTranslation, PingTranslation, says_goodbye
 from revdial import messages
 from revdial.errors import BadMessage
+from revdial.frames import Buffer, FrameSplitter, binary_frame
 from revdial.framing import FlowKind, Preamble, decode_batch, encode_batch, encode_runs
 from settings.loader import ConfigError, load_toml
 
@@ -42,6 +43,7 @@ _EDGE_PAYLOAD: Final = "0123456789abcdef"
 _HOST_PAYLOAD: Final = "fedcba9876543210"
 _RESERVATION: Final = Reservation(BackendId("agent/host"))
 _VIDEO_PORT: Final = 48100
+_max_message_bytes: Final = 70_000
 
 # -- the tunnel --------------------------------------------------------------------------------
 
@@ -103,6 +105,41 @@ def _framing_seeds() -> list[bytes]:
         encode_batch(7, [b"aaaa", b"bbbb", b"c", b"", b"dddddd"]),
         encode_batch(7, [bytes(1400)] * 5),
     ]
+
+
+def _split(pieces: list[bytes], *, masked: bool) -> tuple[list[bytes], bytes]:
+    """Give the messages that are taken directly, and what is left to the library."""
+    taken: list[bytes] = []
+    left = bytearray()
+
+    def leave(frame: Buffer) -> bool:
+        left.extend(frame)
+        return True
+
+    splitter = FrameSplitter(
+        masked=masked, on_message=lambda message: taken.append(bytes(message)), on_other=leave
+    )
+    for piece in pieces:
+        splitter.feed(piece, _max_message_bytes)
+    return taken, bytes(left)
+
+
+def _frames(data: bytes) -> None:
+    """Take a stream of WebSocket frames apart, however it is cut, as both sides see it."""
+    whole, pieces = chunks(data)
+    for masked in (True, False):
+        at_once, in_pieces = _split([whole], masked=masked), _split(pieces, masked=masked)
+        promise(at_once[0] == in_pieces[0], "messages do not depend on the cut")
+        # The beginning of a header may be kept back, after a refusal too.
+        promise(at_once[1].startswith(in_pieces[1]), "nor does what the library gets")
+
+
+def _frames_seeds() -> list[bytes]:
+    made = [
+        binary_frame(bytes(size), masked=masked) for size in (0, 5, 300) for masked in (False, True)
+    ]
+    ping = bytes([0x89, 0x00])
+    return [b"\0" + b"".join(made), b"\1" + made[2] + ping + made[4], b"\7" + made[3] + ping]
 
 
 # -- the edge ----------------------------------------------------------------------------------
@@ -265,6 +302,7 @@ def _target(
 SERVICE_TARGETS: Final = (
     _target("messages", "revdial.messages", _messages, _messages_seeds),
     _target("framing", "revdial.framing", _framing, _framing_seeds),
+    _target("frames", "revdial.frames", _frames, _frames_seeds),
     _target("translation", "proxy.translation", _translation, _translation_seeds),
     _target("rtp_loss", "proxy.rtp_loss", _rtp_loss, _rtp_loss_seeds),
     _target(
