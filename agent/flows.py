@@ -124,6 +124,7 @@ class FlowRelay:
                 session=printable(session),
                 flow=flow_kind,
                 dropped={str(reason): count for reason, count in channel.dropped.items()},
+                frames_dropped=channel.dropped_frames,
             )
             if flow.turn == turn:
                 flow.held = True

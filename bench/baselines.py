@@ -20,7 +20,7 @@ Address = tuple[str, int]
 
 max_seconds: Final = 120
 start_timeout_s: Final = 30.0
-_naive_port: Final = 46_961
+_naive_port: Final = 16_961
 _settle_s: Final = 0.3
 tunnels_not_run: Final = ("frps", "chisel", "rathole", "wstunnel")
 """Tunnels to be compared with where they are on the PATH; see `missing`."""

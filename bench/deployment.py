@@ -43,16 +43,16 @@ first_host_port: Final = 20_000
 ports_per_session: Final = 3
 start_timeout_s: Final = 30.0
 stop_timeout_s: Final = 15.0
-agents_port: Final = 46_981
+agents_port: Final = 16_981
 _edge_ports: Final = {
-    "http": 46_989,
-    "https": 46_984,
-    "rtsp": 46_010,
-    "video": 46_998,
-    "control": 46_999,
-    "audio": 47_000,
+    "http": 16_989,
+    "https": 16_984,
+    "rtsp": 16_010,
+    "video": 16_998,
+    "control": 16_999,
+    "audio": 17_000,
     "agents": agents_port,
-    "admin": 46_980,
+    "admin": 16_980,
 }
 
 

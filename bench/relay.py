@@ -43,8 +43,8 @@ ready_timeout_s: Final = 60.0
 result_timeout_s: Final = 60.0
 settle_s: Final = 0.5
 sessions_per_agent: Final = 50
-relay_port: Final = 30_000
-player_port: Final = 40_000
+relay_port: Final = 22_000
+player_port: Final = 24_000
 _host: Final = "127.0.0.1"
 
 Address = tuple[str, int]

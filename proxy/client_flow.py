@@ -265,10 +265,12 @@ class ClientFlow:
             if socket is None:
                 self.dropped["client_not_bound"] += sum(map(len, batch.runs))
                 continue
+            if self.kind is not Flow.CONTROL:
+                # Before anything is left out here: these are the losses before the tunnel.
+                for run in batch.runs:
+                    self.gaps.note_run(run.data, run.segment_size)
             for run in self._fresh(batch):
                 socket.send_runs((run,))
-                if self.kind is not Flow.CONTROL:
-                    self.gaps.note_run(run.data, run.segment_size)
                 self.datagrams_to_client += len(run)
                 self.bytes_to_client += len(run.data)
 

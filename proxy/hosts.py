@@ -14,7 +14,7 @@ from moonlight.http import HttpClient, HttpResponse, Query
 from moonlight.xml import Answer
 from proxy.errors import HostIdentityChanged, HostUnavailable
 from proxy.fleet import Fleet, host_name
-from revdial.errors import TunnelError
+from revdial.errors import TunnelError, refusal_behind
 
 host_timeout_s: Final = 10.0
 receive_bytes: Final = 65_536
@@ -70,6 +70,10 @@ async def ask(
             error.reason, f"{backend} cannot be reached for {request.path}: {error}"
         ) from error
     except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError) as error:
+        if (refused := refusal_behind(error)) is not None:
+            raise HostUnavailable(
+                refused.reason, f"{backend} cannot be reached for {request.path}: {refused}"
+            ) from error
         raise HostUnavailable(
             "host_connection_lost", f"the connection to {backend} broke during {request.path}"
         ) from error

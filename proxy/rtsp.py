@@ -25,7 +25,7 @@ from proxy.fleet import Fleet, host_name
 from proxy.matching import NoMatch, RtspOrigin, match_rtsp
 from proxy.session_keeper import SessionKeeper
 from proxy.sessions import FlowTerms, Session
-from revdial.errors import TunnelError
+from revdial.errors import TunnelError, refusal_behind
 
 _log = structlog.get_logger()
 
@@ -136,6 +136,8 @@ class RtspProxy:
         except (TunnelError, ProtocolError) as error:
             raise HostUnavailable(error.reason, str(error)) from error
         except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError) as error:
+            if (refused := refusal_behind(error)) is not None:
+                raise HostUnavailable(refused.reason, str(refused)) from error
             raise HostUnavailable("rtsp_broken", "the connection to the host broke") from error
 
     async def _make_own(

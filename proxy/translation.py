@@ -24,6 +24,7 @@ class UplinkDrop(enum.StrEnum):
     NOT_A_PING = "not_a_ping"
     WRONG_PAYLOAD = "wrong_payload"
     WRONG_CONNECT_DATA = "wrong_connect_data"
+    EMPTY = "empty"
 
 
 class Translation(Protocol):
@@ -63,6 +64,8 @@ class ConnectTranslation:
 
     def to_host(self, datagram: bytes) -> bytes | UplinkDrop:
         """Return the datagram, with the host's connect data if it is a CONNECT."""
+        if not datagram:
+            return UplinkDrop.EMPTY
         data = connect_data(datagram)
         if data is None:
             return datagram

@@ -1,7 +1,7 @@
 """What an agent does while it is connected: beat, dial back when asked, answer requests.
 
-Everything the edge asks for is checked by the agent's own code first; what that refuses is
-refused on the control WebSocket, and nothing is dialled.
+Everything the edge asks for is checked by the agent's own code first. What that refuses is refused
+on the control WebSocket, and nothing is dialled; on a connection that was spare, by its close code.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ from revdial.websocket import TunnelWebSocket, data_path, why_closed
 
 max_close_reason_bytes = 120
 max_told_length = 500
+normal_closure = 1000
 internal_error = 1011
 
 
@@ -230,16 +231,17 @@ class Answering:
             dial = decode_from_edge(await websocket.recv())
             if not isinstance(dial, Dial):
                 raise BadMessage("no_dial", "a spare connection begins with a dial")
-            await self._check(dial)
         except ConnectionClosed:
             return
         except BadMessage as error:
             await websocket.close_politely(CloseCode.PROTOCOL_ERROR, error.message)
-        except DialRefused as error:
-            log.info("dial_refused", reason=error.reason)
-            await websocket.close_politely(*_refusal(error))
-        else:
+            return
+        code, text = await self._guarded(self._check(dial))
+        if code == normal_closure:
             await self._serve_data(dial, websocket)
+        else:
+            log.info("dial_refused", host=printable(dial.host), why=text)
+            await websocket.close_politely(code, text)
 
     async def _serve_data(self, dial: Dial, websocket: TunnelWebSocket) -> None:
         if dial.kind == "stream":
@@ -292,7 +294,7 @@ class Answering:
                 return internal_error, "the agent failed"
             self._log.debug("data_connection_ended", error=where(error))
             return internal_error, "the connection to the host broke"
-        return 1000, ""
+        return normal_closure, ""
 
     async def _answer_request(self, request: Request) -> None:
         self._requests += 1

@@ -24,6 +24,8 @@ from revdial.framing import Buffer, Run, gather, max_run_bytes
 
 max_message_bytes: Final = max_run_bytes
 """Of datagrams popped at a time: what was popped can no longer be dropped. No run is larger."""
+overhead_bytes: Final = 4
+"""What a datagram counts for beside its own bytes; so empty ones are bounded, too."""
 enough_bytes: Final = 8_192
 """A frame that fills this much goes alone, so that those behind it can still be dropped."""
 
@@ -106,7 +108,7 @@ class Backlog:
         """Take runs that arrived now; older ones give way where it would be too much."""
         for run in runs:
             self._arrivals.append((run, now_s))
-            self.size_bytes += len(run.data)
+            self.size_bytes += _cost(run)
             self.datagrams += len(run)
         if self._refused is not None or self._is_late(now_s):
             self._look()
@@ -167,7 +169,7 @@ class Backlog:
         self._look()
         self._drop_parity()
         while self.size_bytes > self._max_bytes:
-            # One frame alone that is too much loses its beginning.
+            # One frame alone that is too much loses what waits of it, and what is to come.
             self._drop_frame(self._oldest_droppable() or self._frames[0], Drop.OVERFULL)
 
     def _drop_parity(self) -> None:
@@ -201,18 +203,18 @@ class Backlog:
     def _drop(self, why: Drop, datagrams: list[Buffer]) -> None:
         self.dropped[why] += len(datagrams)
         self.datagrams -= len(datagrams)
-        self.size_bytes -= sum(map(len, datagrams))
+        self.size_bytes -= sum(map(len, datagrams)) + overhead_bytes * len(datagrams)
 
     def _pop_arrivals(self) -> list[Run]:
         runs: list[Run] = []
         room_bytes = max_message_bytes
         while self._arrivals:
             run = self._arrivals[0][0]
-            room_bytes -= len(run.data)
-            if room_bytes < 0:
+            room_bytes -= _cost(run)
+            if runs and room_bytes < 0:
                 break
             self._arrivals.popleft()
-            self.size_bytes -= len(run.data)
+            self.size_bytes -= _cost(run)
             self.datagrams -= len(run)
             runs.append(run)
             self._last_sent = run
@@ -224,7 +226,7 @@ class Backlog:
         while self._frames:
             frame = self._frames[0]
             while frame.data:
-                size = len(frame.data[0][0])
+                size = len(frame.data[0][0]) + overhead_bytes
                 if taken and size_bytes + size > max_message_bytes:
                     break
                 taken.append(frame.data.popleft()[0])
@@ -238,3 +240,7 @@ class Backlog:
         self.size_bytes -= size_bytes
         self.datagrams -= len(taken)
         return list(gather(taken))
+
+
+def _cost(run: Run) -> int:
+    return len(run.data) + overhead_bytes * len(run)

@@ -43,6 +43,13 @@ class DialRefused(TunnelError):
     default_reason = "dial_refused"
 
 
+def refusal_behind(error: BaseException | None) -> DialRefused | None:
+    """The refusal that a connection broke for, where it did, however deep it is told."""
+    while error is not None and not isinstance(error, DialRefused):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 class PickupTimeout(TunnelError):
     """The agent did not dial back in time."""
 

@@ -72,9 +72,9 @@ class DatagramChannel(trio.abc.AsyncResource):
         return self._backlog.dropped
 
     @property
-    def backlog_age_s(self) -> float:
-        """How long the oldest waiting datagram has waited."""
-        return self._backlog.age_s(trio.current_time())
+    def dropped_frames(self) -> int:
+        """Frames among them that were dropped whole, or what had come of them."""
+        return self._backlog.dropped_frames
 
     def tell_rate(self, kbps: int) -> None:
         """Tell the peer, the agent, how much the host was asked for; `TunnelClosed` at the end."""
@@ -86,7 +86,8 @@ class DatagramChannel(trio.abc.AsyncResource):
     def send_batch(self, runs: Iterable[Run]) -> None:
         """Send or queue datagrams that arrived now. Never waits; `TunnelClosed` at the end."""
         if not self._websocket.is_open:
-            raise TunnelClosed("data_connection_lost", "the data connection was lost")
+            closed = self._websocket.closed_error()
+            raise _gone(closed) from cause_of(closed)
         now_s = trio.current_time()
         self._backlog.push(runs, now_s)
         if self._stuck.is_set():
@@ -139,6 +140,11 @@ class DatagramChannel(trio.abc.AsyncResource):
                 return
             except trio.TooSlowError:
                 self._observer.lost(Loss.SEND_TIMEOUT)
+                await self._websocket.abort()
+                return
+            except BadMessage:
+                # Nothing that fits the limits is too large for a message; but this flow's
+                # datagrams come from outside, and the others of its tunnel must not pay.
                 await self._websocket.abort()
                 return
 

@@ -1,6 +1,6 @@
 """How datagrams travel in WebSocket messages: a preamble once, then batches of equal-size runs.
 
-A flow's data WebSocket carries binary messages only. The first one, from edge to agent, is the
+A flow's data WebSocket carries media in binary messages. The first one, from edge to agent, is the
 `Preamble`: u32 magic, u8 version, u8 flow kind, u8 length of the session id, u8 length of the
 client address, then both as UTF-8. Every message after it, either way, is a batch: u32
 microseconds of the sender's clock (wrapping), then runs of u16 segment size, u16 byte count, bytes.

@@ -1,8 +1,7 @@
 """The bounds of a tunnel's two ends, by name and in one place.
 
-The library has no "n missed pings": it waits `ping_timeout_s` for the answer to one ping, and
-sends the next only after that. Two missed at 18 s each are the 36 s in which two would have been
-answered. A dead path with data on it ends earlier, by TCP_USER_TIMEOUT.
+A ping goes out every `ping_interval_s`, and a peer of which nothing at all has come for
+`ping_timeout_s` has missed two. A dead path with data on it ends earlier, by TCP_USER_TIMEOUT.
 """
 
 from __future__ import annotations

@@ -268,7 +268,12 @@ class TunnelListener:
                 del self._homes[visitor.network]
             if self._tunnels.get(tunnel.agent_id) is tunnel:
                 del self._tunnels[tunnel.agent_id]
-            log.info("tunnel_down", reason=tunnel.reason)
+            log.info(
+                "tunnel_down",
+                reason=tunnel.reason,
+                warm_dials=tunnel.warm_dials,
+                cold_dials=tunnel.cold_dials,
+            )
             self._observer.tunnel_down(tunnel.agent_id, tunnel.reason)
 
     async def _hello(self, visitor: _Visitor, websocket: TunnelWebSocket) -> Hello:

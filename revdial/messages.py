@@ -15,7 +15,7 @@ import msgspec
 from revdial.errors import BadMessage
 from revdial.framing import Buffer
 
-protocol_version = 1
+protocol_version = 2
 max_control_message_bytes = 65_536
 
 Json: TypeAlias = Any

@@ -1,7 +1,6 @@
-"""The one task that writes a control WebSocket, so that a cancelled caller never tears a message.
+"""The one task that writes a control WebSocket, in order and with one deadline for the peer.
 
-Cancelling a write in the middle breaks the TLS stream under it, and with it the whole tunnel; so
-callers only queue, and may be cancelled while they wait for room.
+Callers only queue, and may be cancelled while they wait for room.
 """
 
 from __future__ import annotations

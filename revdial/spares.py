@@ -61,7 +61,12 @@ class SparePool:
         while self._waiting:
             spare = self._waiting.popleft()
             spare.watch.cancel()
-            await spare.unwatched.wait()
+            try:
+                await spare.unwatched.wait()
+            except BaseException:
+                # Nobody else knows of it any more.
+                await spare.websocket.abort()
+                raise
             if spare.websocket.is_open:
                 return spare.websocket
         return None

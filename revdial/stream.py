@@ -126,7 +126,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream):
         await self._websocket.close_politely()
 
     async def _send(self, piece: Buffer) -> None:
-        # The library yields only when a write blocks.
+        # Sending yields only when the kernel takes no more.
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
             await self._websocket.send(piece)

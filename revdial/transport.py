@@ -103,7 +103,7 @@ class Transport:
 
     async def receive_some(self) -> bytes:
         """Bytes, as soon as there are some; none at the end of the connection."""
-        if self._drained and not self._incoming.pending:
+        if self._drained and not self._incoming.pending and not self._ended:
             # Asking first would only say so, at the price of a call.
             await trio.lowlevel.wait_readable(self._open_socket())
         else:
@@ -196,8 +196,9 @@ class Transport:
         if self.unsent_bytes:
             self._behind.append(bytes(data))
             self._behind_bytes += len(data)
-            return
-        self._unsent = memoryview(data)
+        else:
+            self._unsent = memoryview(data)
+        # Also what waited: whoever left it may not come back.
         self._write_unsent()
 
     def _write_unsent(self) -> None:

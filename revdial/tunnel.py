@@ -233,9 +233,10 @@ class AgentTunnel:
 
     async def _dial(self, make: Callable[[str], Dial]) -> TunnelWebSocket:
         self._keep_spares()
+        told = encode(make("spare"))
         while (spare := await self._spares.take()) is not None:
             with suppress(ConnectionClosed):
-                spare.send_nowait(encode(make("spare")))
+                spare.send_nowait(told)
                 self.warm_dials += 1
                 return spare
         self._check_open()

@@ -23,7 +23,12 @@ from typing import Final
 import structlog
 import trio
 from websockets.client import ClientProtocol
-from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidHandshake
+from websockets.exceptions import (
+    ConnectionClosed,
+    ConnectionClosedError,
+    InvalidHandshake,
+    ProtocolError,
+)
 from websockets.frames import CloseCode as LibraryCode
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
@@ -40,6 +45,12 @@ max_retransmission_ms: Final = 1_000
 """Between tries on a path that is silent (Linux 6.15 and newer): the least that is allowed."""
 max_reply_bytes: Final = 8_192
 """Of pongs that the peer does not read; until it does, nothing more is read of it."""
+max_unsent_bytes: Final = 2**20
+"""Of whatever we have to say: a peer that reads none of it is not listened to either."""
+max_other_frames: Final = 256
+"""In one read, of frames that are not whole binary messages: they cost far more than they hold."""
+max_fragments: Final = 1_024
+_end_of_head: Final = b"\r\n\r\n"
 control_path: Final = "/v1/control"
 data_path: Final = "/v1/data/"
 
@@ -79,8 +90,9 @@ class TunnelWebSocket:
         self._fragments: list[Buffer] = []
         self._is_text = False
         self._reading = False
-        self._upgraded = False
+        self._early = b""
         self._reply_bytes = 0
+        self._other_frames = 0
         self._pinged_at: float | None = None
         # Since when a reader has waited in vain.
         self._silent_since = trio.current_time()
@@ -109,9 +121,15 @@ class TunnelWebSocket:
         self._reading = True
         try:
             if self._messages or self.stream_closed.is_set():
+                # Not its silence, if it was ours.
+                self._silent_since = trio.current_time()
                 await trio.lowlevel.checkpoint()
             while not self._messages:
-                await self._read()
+                try:
+                    await self._read()
+                except ConnectionClosed:
+                    if not self._messages:
+                        raise
             return self._messages.popleft()
         finally:
             self._reading = False
@@ -119,7 +137,8 @@ class TunnelWebSocket:
     async def send(self, message: str | Buffer) -> None:
         """Send a message, text for `str`; returns when the kernel has taken it.
 
-        Cancelled before its turn, nothing is sent; after that, all of it.
+        Cancelled before its turn, nothing is sent; after that, the rest follows with whatever is
+        sent next, the keep-alive's ping at the latest.
         """
         await self.flush()
         self.send_nowait(message)
@@ -128,7 +147,7 @@ class TunnelWebSocket:
     def send_nowait(self, message: str | Buffer) -> None:
         """Send a message; what the kernel does not take waits in `unsent_bytes` for `flush`."""
         if not self.is_open:
-            raise self._closed_error()
+            raise self.closed_error()
         try:
             if isinstance(message, str):
                 self.protocol.send_text(message.encode())
@@ -172,7 +191,11 @@ class TunnelWebSocket:
         """
         while self.is_open:
             self.ping()
-            await trio.sleep(interval_s)
+            next_at = trio.current_time() + interval_s
+            with trio.move_on_at(next_at), suppress(ConnectionClosed):
+                # What a sender that was cancelled has left, too.
+                await self.flush()
+            await trio.sleep_until(next_at)
             if self._reading and trio.current_time() - self._silent_since > timeout_s:
                 self.protocol.fail(LibraryCode.INTERNAL_ERROR, "keepalive ping timeout")
                 await self.abort()
@@ -180,19 +203,31 @@ class TunnelWebSocket:
     async def close_politely(self, code: int = 1000, reason: str = "") -> None:
         """Close with a code; without one when the peer does not follow in time."""
         try:
-            with trio.move_on_after(close_timeout_s), suppress(ConnectionClosed):
+            with trio.move_on_after(close_timeout_s):
                 if self.is_open:
                     self.protocol.send_close(code, reason)
                     with suppress(*_TRANSPORT_ERRORS):
                         self._write()
-                if self._reading:
-                    await self.stream_closed.wait()
-                while True:
-                    # Until it raises; what comes before the peer's goodbye is nobody's any more.
-                    await self.recv()
+                async with trio.open_nursery() as nursery:
+                    # Beside each other: the peer may read only once it has written.
+                    nursery.start_soon(self._flush_last)
+                    await self._await_goodbye()
+                    nursery.cancel_scope.cancel()
         finally:
             self._let_go()
         await trio.lowlevel.checkpoint()
+
+    async def _flush_last(self) -> None:
+        with suppress(ConnectionClosed):
+            await self.flush()
+
+    async def _await_goodbye(self) -> None:
+        if self._reading:
+            await self.stream_closed.wait()
+        with suppress(ConnectionClosed):
+            while not self.stream_closed.is_set():
+                # What comes before the peer's goodbye is nobody's any more.
+                await self.recv()
 
     async def abort(self) -> None:
         """Close without a closing handshake; works in a cancelled scope."""
@@ -212,35 +247,56 @@ class TunnelWebSocket:
 
     async def first_event(self) -> Event:
         """The peer's half of the upgrade; raises the library's errors, or `BrokenResourceError`."""
-        while not self.protocol.events:
-            if self.protocol.handshake_exc is not None:
-                raise self.protocol.handshake_exc
-            await self._receive()
-        if self.protocol.handshake_exc is not None:
-            raise self.protocol.handshake_exc
-        # The peer need not wait for us: its first messages may have come with it.
-        event, *rest = self.protocol.events_received()
-        self._sort(rest)
-        self._upgraded = True
-        return event
+        protocol, tail = self.protocol, b""
+        while not protocol.events and protocol.handshake_exc is None:
+            data = await self._transport.receive_some()
+            if not data:
+                protocol.receive_eof()
+                continue
+            # The peer need not wait for us: its first frames may come with the end of the head.
+            tail += data
+            end = tail.find(_end_of_head)
+            cut = len(data) if end < 0 else len(data) - (len(tail) - end - len(_end_of_head))
+            protocol.receive_data(data[:cut])
+            tail = tail[1 - len(_end_of_head) :]
+            if protocol.events or cut == len(data):
+                self._early = data[cut:]
+            else:
+                # An answer that is no upgrade has a body.
+                protocol.receive_data(data[cut:])
+        if protocol.handshake_exc is not None:
+            raise protocol.handshake_exc
+        return protocol.events_received()[0]
 
     async def answer(self) -> None:
         """Send what the protocol has to say, as our half of the upgrade."""
         self._write()
         await self._transport.flush()
 
+    def begin(self) -> None:
+        """Both halves of the upgrade are done: take what came behind the peer's."""
+        early, self._early = self._early, b""
+        if early:
+            self._feed(early)
+
     async def _read(self) -> None:
         """Take what is there, after waiting for it; `ConnectionClosed` once that is the end."""
         if self.stream_closed.is_set():
-            raise self._closed_error()
-        protocol = self.protocol
+            raise self.closed_error()
         try:
-            if self._reply_bytes > max_reply_bytes:
+            if self.protocol.state is not OPEN and not self._awaits_close():
+                await self._end()
+                return
+            replies_wait = self._reply_bytes > max_reply_bytes
+            if replies_wait or self._transport.unsent_bytes > max_unsent_bytes:
                 await self._transport.flush()
                 self._reply_bytes = 0
-            await self._receive()
-            if protocol.state is not OPEN and not self._awaits_close():
-                await self._end()
+            self._silent_since = trio.current_time()
+            data = await self._transport.receive_some()
+            if data:
+                self._feed(data)
+            else:
+                self.protocol.receive_eof()
         except _TRANSPORT_ERRORS as error:
             raise self._loss(error) from error
 
@@ -253,10 +309,19 @@ class TunnelWebSocket:
             elif event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
                 self._assemble(event)
 
+    def _feed(self, data: Buffer) -> None:
+        """Take bytes of the peer apart, and reply to what wants a reply, all at once."""
+        self._other_frames = 0
+        self._splitter.feed(data, self.protocol.max_message_size or max_batch_bytes)
+        if self.protocol.writes:
+            self._reply_bytes += sum(map(len, self.protocol.writes))
+            self._write()
+
     def _assemble(self, frame: Frame) -> None:
         if frame.opcode is not Opcode.CONT:
             self._is_text = frame.opcode is Opcode.TEXT
-        self._fragments.append(frame.data)
+        if frame.data:
+            self._fragments.append(frame.data)
         if not frame.fin:
             return
         message = b"".join(self._fragments)
@@ -266,9 +331,8 @@ class TunnelWebSocket:
             return
         try:
             self._messages.append(message.decode())
-        except UnicodeDecodeError:
-            self.protocol.fail(LibraryCode.INVALID_DATA, "a text message is not UTF-8")
-            self._write()
+        except UnicodeDecodeError as error:
+            self._fail(LibraryCode.INVALID_DATA, "a text message is not UTF-8", error)
 
     def _take(self, message: Buffer) -> None:
         if self.protocol.state is OPEN:
@@ -277,12 +341,20 @@ class TunnelWebSocket:
     def _pass_on(self, data: Buffer) -> bool:
         """Let the library have a frame that is not a whole binary message."""
         protocol = self.protocol
-        protocol.receive_data(bytes(data))
-        if protocol.writes:
-            self._reply_bytes += sum(map(len, protocol.writes))
-            self._write()
+        self._other_frames += 1
+        too_many = self._other_frames > max_other_frames or len(self._fragments) > max_fragments
+        if too_many and protocol.state is OPEN:
+            why = "too many frames that are no messages"
+            self._fail(LibraryCode.POLICY_VIOLATION, why, ProtocolError(why))
+        if not protocol.reader.eof:
+            protocol.receive_data(bytes(data))
         self._sort(protocol.events_received())
         return protocol.current_size is None
+
+    def _fail(self, code: int, why: str, error: Exception) -> None:
+        """Give the connection up for what the peer sent; `_end` tells it, and closes."""
+        self.protocol.fail(code, why)
+        self.protocol.parser_exc = error
 
     def _awaits_close(self) -> bool:
         """Tell whether we have begun to close, and the peer has yet to follow."""
@@ -293,16 +365,6 @@ class TunnelWebSocket:
             and protocol.parser_exc is None
             and not protocol.reader.eof
         )
-
-    async def _receive(self) -> None:
-        self._silent_since = trio.current_time()
-        data = await self._transport.receive_some()
-        if not data:
-            self.protocol.receive_eof()
-        elif self._upgraded:
-            self._splitter.feed(data, self.protocol.max_message_size or max_batch_bytes)
-        else:
-            self.protocol.receive_data(data)
 
     async def _end(self) -> None:
         """Let the peer have our last words, and wait for it to hang up, for a while."""
@@ -330,11 +392,12 @@ class TunnelWebSocket:
     def _loss(self, error: Exception) -> ConnectionClosed:
         """Turn the transport's error into the one that callers know."""
         self._let_go()
-        closed = self._closed_error()
+        closed = self.closed_error()
         closed.__cause__ = error
         return closed
 
-    def _closed_error(self) -> ConnectionClosed:
+    def closed_error(self) -> ConnectionClosed:
+        """What tells a caller that the connection is not open any more."""
         protocol = self.protocol
         if protocol.state is CLOSED:
             return protocol.close_exc
@@ -366,7 +429,10 @@ async def upgrade_as_server(
         await websocket.answer()
     except trio.BrokenResourceError:
         return None
-    return websocket if websocket.is_open else None
+    if not websocket.is_open:
+        return None
+    websocket.begin()
+    return websocket
 
 
 async def upgrade_as_client(
@@ -382,6 +448,7 @@ async def upgrade_as_client(
     protocol.send_request(request)
     await websocket.answer()
     await websocket.first_event()
+    websocket.begin()
     return websocket
 
 

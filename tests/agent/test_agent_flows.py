@@ -28,6 +28,7 @@ class Channel:
         self.to_host, self._incoming = trio.open_memory_channel[list[bytes]](16)
         self._outgoing, self.from_host = trio.open_memory_channel[list[bytes]](64)
         self.dropped: Counter[Drop] = Counter()
+        self.dropped_frames = 0
 
     def send_batch(self, runs: Iterable[Run]) -> None:
         try:
@@ -158,6 +159,7 @@ async def test_a_flow_that_ended_tells_what_was_dropped_before_the_tunnel() -> N
     async with host() as (_, target), relay() as flows:
         broken, cancelled = Channel(), Channel()
         broken.dropped.update({Drop.PARITY: 7, Drop.STALE: 2})
+        broken.dropped_frames = 1
         broken.break_off()
         with capture_logs() as logs:
             await flows.serve(target, "origin", "s", "video", broken)
@@ -167,8 +169,8 @@ async def test_a_flow_that_ended_tells_what_was_dropped_before_the_tunnel() -> N
                 tunnel.cancel_scope.cancel()
     told = {"event": "flow_ended", "log_level": "info", "session": "s"}
     assert logs == [
-        {**told, "flow": "video", "dropped": {"parity": 7, "stale": 2}},
-        {**told, "flow": "audio", "dropped": {}},
+        {**told, "flow": "video", "dropped": {"parity": 7, "stale": 2}, "frames_dropped": 1},
+        {**told, "flow": "audio", "dropped": {}, "frames_dropped": 0},
     ]
 
 

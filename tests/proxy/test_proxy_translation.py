@@ -55,7 +55,11 @@ def test_a_connect_with_other_data_goes_nowhere() -> None:
     assert ConnectTranslation(7, 9).to_host(connect(8)) is UplinkDrop.WRONG_CONNECT_DATA
 
 
-@given(st.binary(max_size=100))
+def test_an_empty_control_datagram_is_nothing_that_enet_sends() -> None:
+    assert ConnectTranslation(7, 9).to_host(b"") is UplinkDrop.EMPTY
+
+
+@given(st.binary(min_size=1, max_size=100))
 def test_all_other_control_datagrams_pass_unchanged(datagram: bytes) -> None:
     if connect_data(datagram) is None:
         assert ConnectTranslation(7, 9).to_host(datagram) == datagram

@@ -10,8 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from revdial.backlog import Backlog, BacklogLimits, Drop, limits_of, max_message_bytes
-from revdial.framing import Buffer, Run, gather
+from revdial.backlog import (
+    Backlog,
+    BacklogLimits,
+    Drop,
+    limits_of,
+    max_message_bytes,
+    overhead_bytes,
+)
+from revdial.framing import Buffer, Run, encode_runs, gather
 
 SHARD = struct.Struct(">I?I")
 """Frame, parity, number in the stream."""
@@ -137,7 +144,7 @@ def test_datagrams_of_use_alone_are_dropped_alone() -> None:
 
 
 def test_a_flow_without_a_limit_in_time_keeps_what_fits() -> None:
-    backlog = Backlog(BacklogLimits(None, 1_000), classify)
+    backlog = Backlog(BacklogLimits(None, 10 * (100 + overhead_bytes)), classify)
     for number in range(1, 16):
         backlog.push(tuple(gather([shard(0, number=number)])), 0.0)
     kept = [SHARD.unpack_from(d)[2] for run in backlog.pop(99.0) for d in run.datagrams()]
@@ -156,6 +163,20 @@ def test_too_much_at_once_costs_parity_then_the_oldest_frames_then_even_one_alon
     backlog.push(frame_of(3, data=11, parity=0), 1.0)
     assert backlog.size_bytes == 0
     assert backlog.dropped[Drop.OVERFULL] == 4 + 11
+
+
+def test_empty_datagrams_are_bounded_and_small_ones_go_in_messages_of_their_own() -> None:
+    backlog = Backlog(limits_of("control"))
+    for _ in range(100_000):
+        backlog.push([Run(0, memoryview(b""))], 0.0)
+    assert backlog.datagrams <= 2**18 / overhead_bytes
+    assert backlog.dropped[Drop.OVERFULL] == 100_000 - backlog.datagrams
+    while some := backlog.pop(0.0):
+        encode_runs(0, some)
+    backlog = Backlog(VIDEO)
+    backlog.push(gather([b"x"] * 60_000), 0.0)
+    [run] = backlog.pop(0.0)
+    assert len(run) == 60_000
 
 
 def test_nothing_pushed_is_nothing() -> None:
@@ -231,7 +252,7 @@ def test_frames_are_sent_whole_fresh_and_in_order_and_every_drop_is_counted(
                 take()
         waiting = stream.number - len(stream.rest) - len(sent) - backlog.dropped.total()
         assert backlog.datagrams == waiting
-        assert backlog.size_bytes == 100 * waiting
+        assert backlog.size_bytes == (100 + overhead_bytes) * waiting
     # Complete the last frame, then let everything go that may.
     backlog.push(stream.arrive(len(stream.rest), now_s), now_s)
     while backlog.datagrams:
