@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from bench.deployment import agents_port
 from bench.idle import Return, agents_per_process, plans, started_at, table
 from bench.idle_agents import IdlePlan, Welcomes, hello_of, source_of
 from bench.machine import memory_in
@@ -56,7 +57,7 @@ def test_agents_are_shared_out_over_processes_and_each_keeps_its_token() -> None
     agents = first.agents + second.agents
     assert [agent.token for agent in agents] == tokens
     assert len({agent.id for agent in agents}) == len({agent.source for agent in agents}) == 502
-    assert (first.url, first.ca_file) == ("wss://127.0.0.1:46981", "/edge/agents.pem")
+    assert (first.url, first.ca_file) == (f"wss://127.0.0.1:{agents_port}", "/edge/agents.pem")
 
 
 def test_a_plan_survives_being_one_line() -> None:
