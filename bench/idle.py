@@ -5,7 +5,7 @@ them in a process. Once all are connected, the edge's memory and CPU are theirs.
 killed and started again at once, twice: the agents come back each from an address of its own, and
 then all from one, where the edge's limits per address hold them up.
 
-`back_s` counts from the moment the new edge says that it has started until the last agent is
+`back_seconds` counts from the moment the new edge says that it has started until the last agent is
 welcomed, `back_from_kill_s` from the kill. Agents wait between their attempts as they always do.
 """
 
@@ -115,7 +115,7 @@ class Return:
         after_s = [at - self.started_at for at in self.welcomed_at]
         percentiles = statistics.quantiles(after_s, n=100, method="inclusive")
         return {
-            f"{name}_s": max(after_s),
+            f"{name}_seconds": max(after_s),
             f"{name}_p50_s": percentiles[49],
             f"{name}_p99_s": percentiles[98],
             f"{name}_from_kill_s": max(self.welcomed_at) - self.killed_at,
@@ -241,14 +241,14 @@ _rows: Final = (
     ("  of that heap, by smaps_rollup", "edge_heap_bytes_per_agent", 1 / 1024),
     ("  after they came back", "edge_after_back_bytes_per_agent", 1 / 1024),
     ("edge cores while all are idle", "idle_edge_cores", 1),
-    ("s until all are back, from the new edge's start", "back_s", 1),
+    ("s until all are back, from the new edge's start", "back_seconds", 1),
     ("  99 % of them", "back_p99_s", 1),
     ("  half of them", "back_p50_s", 1),
     ("  from the kill", "back_from_kill_s", 1),
     ("  CPU s of the edge, from its start", "back_edge_cpu_s", 1),
     ("  CPU s of the agents", "back_agents_cpu_s", 1),
     ("  attempts turned away", "back_turned_away", 1),
-    ("s until all are back from one address", "back_shared_s", 1),
+    ("s until all are back from one address", "back_shared_seconds", 1),
     ("  99 % of them", "back_shared_p99_s", 1),
     ("  from the kill", "back_shared_from_kill_s", 1),
     ("  CPU s of the edge, from its start", "back_shared_edge_cpu_s", 1),

@@ -285,12 +285,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if reason := can_emulate():
         _say(f"Skipped, nothing was measured: {reason}")
         if as_json:
-            print(json.dumps({"machine": machine, "cases": [], "skipped": reason}))
+            print(json.dumps([]))
         return
     if not as_json:
         print(heading(), flush=True)
     cases = trio.run(measure, options)
-    print(json.dumps({"machine": machine, "cases": cases}) if as_json else table(cases))
+    if as_json:
+        print(json.dumps([{**case, "machine": machine} for case in cases]))
+    else:
+        print(table(cases))
 
 
 if __name__ == "__main__":

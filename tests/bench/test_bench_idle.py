@@ -108,7 +108,7 @@ async def test_a_return_counts_only_who_is_welcomed_anew() -> None:
 
 def test_a_return_lasts_until_the_last_agent_from_the_start_and_from_the_kill() -> None:
     figures = came_back(1.0, 2.0, 9.0).figures("back")
-    assert figures["back_s"] == 9.0
+    assert figures["back_seconds"] == 9.0
     assert figures["back_p50_s"] == 2.0
     assert 2.0 < figures["back_p99_s"] < 9.0
     assert figures["back_from_kill_s"] == 10.5
