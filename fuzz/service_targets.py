@@ -35,8 +35,8 @@ from proxy.sessions import FlowTerms, Session, SessionId, SessionState
 from proxy.translation import ConnectTranslation, PingTranslation, says_goodbye
 from revdial import messages
 from revdial.errors import BadMessage
-from revdial.frames import Buffer, FrameSplitter, binary_frame
-from revdial.framing import FlowKind, Preamble, decode_batch, encode_batch, encode_runs
+from revdial.frames import FrameSplitter, binary_frame
+from revdial.framing import Buffer, FlowKind, Preamble, decode_batch, encode_batch, encode_runs
 from settings.loader import ConfigError, load_toml
 
 _EDGE_PAYLOAD: Final = "0123456789abcdef"

@@ -11,9 +11,9 @@ from __future__ import annotations
 import secrets
 import struct
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final
 
-Buffer: TypeAlias = bytes | bytearray | memoryview
+from revdial.framing import Buffer
 
 try:
     from websockets.speedups import apply_mask

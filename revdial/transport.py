@@ -13,11 +13,11 @@ import ssl
 from contextlib import suppress
 from socket import IPPROTO_TCP, SHUT_WR
 from socket import socket as Socket  # noqa: N812 - `socket` is a property here
-from typing import Final, TypeAlias
+from typing import Final
 
 import trio
 
-Buffer: TypeAlias = bytes | bytearray | memoryview
+from revdial.framing import Buffer
 
 read_bytes: Final = 65_536
 _record_bytes: Final = 16_384

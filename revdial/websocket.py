@@ -36,9 +36,9 @@ from websockets.protocol import CLIENT, CLOSED, OPEN, SERVER, Event, Protocol
 from websockets.server import ServerProtocol
 
 from revdial.frames import FrameSplitter, binary_frame
-from revdial.framing import max_batch_bytes
+from revdial.framing import Buffer, max_batch_bytes
 from revdial.messages import CloseCode, max_control_message_bytes
-from revdial.transport import Buffer, Transport
+from revdial.transport import Transport
 
 close_timeout_s: Final = 2.0
 max_retransmission_ms: Final = 1_000
