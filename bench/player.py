@@ -37,7 +37,6 @@ from moonlight.ping import build_ping
 ping_interval_ns: Final = 500_000_000
 control_interval_ns: Final = 20_000_000
 control_bytes: Final = 64
-max_control_wait_ns: Final = 5_000_000_000
 _socket_bytes: Final = 4 << 20
 _read_bytes: Final = 65_535
 _UDP_GRO: Final = 104

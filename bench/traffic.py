@@ -23,7 +23,6 @@ min_datagram_bytes: Final = VIDEO_HEADER_BYTES + 8
 audio_data_bytes: Final = 76
 audio_parity_bytes: Final = 88
 
-_SEQUENCE: Final = struct.Struct(">H")
 _RTP: Final = struct.Struct(">BBHIII")
 _NV: Final = struct.Struct("<IIBBBBI")
 _TIME: Final = struct.Struct(">Q")
