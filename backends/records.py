@@ -78,7 +78,11 @@ class AgentRecord:
 
 @dataclass(frozen=True, slots=True)
 class DrainRecord:
-    """A backend id, or an agent id for all of its hosts, that takes no new sessions."""
+    """A backend id, or an agent id for all of its hosts, that takes no new sessions.
+
+    Sessions that still run there at `deadline` are ended; None lets them run on.
+    """
 
     target: str
     since: datetime
+    deadline: datetime | None = None

@@ -94,6 +94,13 @@ class SqliteStore:
         """See `Store`."""
         return await self._file.execute("DELETE FROM clients WHERE id = ?", client_id) > 0
 
+    async def set_client_user(self, client_id: str, user: str | None) -> bool:
+        """See `Store`."""
+        changed = await self._file.execute(
+            "UPDATE clients SET user = ? WHERE id = ?", user, client_id
+        )
+        return changed > 0
+
     async def get_host_identity(self, client_id: str) -> IdentityRecord | None:
         """See `Store`."""
         row = await self._file.one(
@@ -163,14 +170,17 @@ class SqliteStore:
         )
         return None if row is None else StickyRecord(client_id, BackendId(row[0]), _time(row[1]))
 
-    async def delete_sticky(self, client_id: str) -> bool:
+    async def delete_sticky(self, client_id: str, backend_id: BackendId) -> bool:
         """See `Store`."""
-        return await self._file.execute("DELETE FROM sticky WHERE client_id = ?", client_id) > 0
+        deleted = await self._file.execute(
+            "DELETE FROM sticky WHERE client_id = ? AND backend_id = ?", client_id, backend_id
+        )
+        return deleted > 0
 
-    async def put_session(self, session: SessionRecord) -> None:
+    async def add_session(self, session: SessionRecord) -> None:
         """See `Store`."""
         await self._file.execute(
-            "REPLACE INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             session.id,
             session.client_id,
             session.backend_id,
@@ -178,8 +188,27 @@ class SqliteStore:
             session.state,
             _to_us(session.started_at),
             _to_us(session.updated_at),
-            self._vault.seal(session.details, f"session:{session.id}"),
+            self._sealed_details(session),
         )
+
+    async def update_session(self, session: SessionRecord) -> bool:
+        """See `Store`."""
+        updated_at = _to_us(session.updated_at)
+        changed = await self._file.execute(
+            "UPDATE sessions SET client_id = ?, backend_id = ?, app_title = ?, state = ?,"
+            " started_at = ?, updated_at = ?, sealed_details = ?"
+            " WHERE id = ? AND updated_at <= ?",
+            session.client_id,
+            session.backend_id,
+            session.app_title,
+            session.state,
+            _to_us(session.started_at),
+            updated_at,
+            self._sealed_details(session),
+            session.id,
+            updated_at,
+        )
+        return changed > 0
 
     async def delete_session(self, session_id: str) -> bool:
         """See `Store`."""
@@ -218,10 +247,16 @@ class SqliteStore:
         )
         return tuple(AgentRecord(row[0], _time(row[1]), row[2]) for row in rows)
 
-    async def put_drain(self, target: str, since: datetime) -> None:
+    async def put_drain(
+        self, target: str, since: datetime, deadline: datetime | None = None
+    ) -> None:
         """See `Store`."""
         await self._file.execute(
-            "INSERT OR IGNORE INTO drains VALUES (?, ?)", target, _to_us(since)
+            "INSERT INTO drains VALUES (?, ?, ?)"
+            " ON CONFLICT (target) DO UPDATE SET deadline = excluded.deadline",
+            target,
+            _to_us(since),
+            None if deadline is None else _to_us(deadline),
         )
 
     async def delete_drain(self, target: str) -> bool:
@@ -230,11 +265,17 @@ class SqliteStore:
 
     async def list_drains(self) -> tuple[DrainRecord, ...]:
         """See `Store`."""
-        rows = await self._file.all("SELECT target, since FROM drains ORDER BY target")
-        return tuple(DrainRecord(row[0], _time(row[1])) for row in rows)
+        rows = await self._file.all("SELECT target, since, deadline FROM drains ORDER BY target")
+        return tuple(
+            DrainRecord(target, _time(since), None if deadline is None else _time(deadline))
+            for target, since, deadline in rows
+        )
 
     def _identity(self, row: Row, context: str) -> IdentityRecord:
         return IdentityRecord(self._vault.open(row[0], context), row[1])
+
+    def _sealed_details(self, session: SessionRecord) -> bytes:
+        return self._vault.seal(session.details, f"session:{session.id}")
 
     def _session(self, row: Row) -> SessionRecord:
         return SessionRecord(

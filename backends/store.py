@@ -45,6 +45,9 @@ class Store(Protocol):
     async def delete_client(self, client_id: str) -> bool:
         """Forget a client with its host identity, pairings and sticky entry."""
 
+    async def set_client_user(self, client_id: str, user: str | None) -> bool:
+        """Say whose a paired client is; False if there is no such client."""
+
     async def get_host_identity(self, client_id: str) -> IdentityRecord | None:
         """Give the identity that hosts know this client by."""
 
@@ -69,11 +72,14 @@ class Store(Protocol):
     async def get_sticky(self, client_id: str) -> StickyRecord | None:
         """Give a client's sticky entry, expired or not."""
 
-    async def delete_sticky(self, client_id: str) -> bool:
-        """Forget where a client played."""
+    async def delete_sticky(self, client_id: str, backend_id: BackendId) -> bool:
+        """Forget that a client played at a backend, unless it has played elsewhere since."""
 
-    async def put_session(self, session: SessionRecord) -> None:
-        """Keep a session's present state."""
+    async def add_session(self, session: SessionRecord) -> None:
+        """Keep a session that has just begun."""
+
+    async def update_session(self, session: SessionRecord) -> bool:
+        """Keep a session's present state; False if it has ended, or a later state is kept."""
 
     async def delete_session(self, session_id: str) -> bool:
         """Forget a session that ended."""
@@ -93,8 +99,13 @@ class Store(Protocol):
     async def list_agents(self) -> tuple[AgentRecord, ...]:
         """Give the agents that hold tokens, by id."""
 
-    async def put_drain(self, target: str, since: datetime) -> None:
-        """Take no new sessions at a backend id or agent id; an earlier drain's time stays."""
+    async def put_drain(
+        self, target: str, since: datetime, deadline: datetime | None = None
+    ) -> None:
+        """Take no new sessions at a backend id or agent id.
+
+        Where there is a drain already its `since` stays, and `deadline` replaces what it had.
+        """
 
     async def delete_drain(self, target: str) -> bool:
         """Take new sessions again."""

@@ -281,7 +281,7 @@ async def prepare(layout: Layout) -> tuple[Deployment, list[str]]:
             session, at_host, at_client = _session(layout, index)
             host_sessions.append(at_host)
             player_sessions.append(at_client)
-            await store.put_session(to_record(session))
+            await store.add_session(to_record(session))
     return Deployment(layout, tuple(host_sessions), tuple(player_sessions)), tokens
 
 

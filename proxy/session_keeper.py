@@ -68,7 +68,7 @@ class SessionKeeper:
             expires_at = datetime.now(UTC) + self._sticky_ttl
             await self._store.put_sticky(StickyRecord(session.client, session.backend, expires_at))
             # Last, so that no session stays in the store that is none.
-            await self._store.put_session(to_record(session))
+            await self._store.add_session(to_record(session))
         except BaseException:
             self.table.remove(session.id)
             raise
@@ -174,6 +174,6 @@ class SessionKeeper:
         if self.table.get(session.id) is not session:
             return  # it ended meanwhile, and must not come back to life at the next start
         try:
-            await self._store.put_session(to_record(session))
+            await self._store.update_session(to_record(session))
         except StoreError as error:
             _log.error("session_not_written_to_the_store", session=session.id, why=str(error))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -80,7 +81,8 @@ async def test_an_empty_store_has_nothing(open_store: OpenStore) -> None:
         assert lists == ((), (), (), ())
         assert not await store.delete_client(CLIENT.id)
         assert not await store.delete_pairing(CLIENT.id, BACKEND)
-        assert not await store.delete_sticky(CLIENT.id)
+        assert not await store.delete_sticky(CLIENT.id, BACKEND)
+        assert not await store.set_client_user(CLIENT.id, "anna")
         assert not await store.delete_session("s1")
         assert not await store.revoke_agent("alpha")
         assert not await store.delete_drain("alpha")
@@ -95,9 +97,10 @@ async def test_everything_is_there_after_reopening(open_store: OpenStore) -> Non
         await store.add_host_identity(CLIENT.id, OTHER)
         await store.put_pairing(pairing)
         await store.put_sticky(sticky)
-        await store.put_session(SESSION)
+        await store.add_session(SESSION)
         await store.put_agent_token("alpha", b"h" * 32, NOW)
         await store.put_drain("alpha", NOW)
+        await store.put_drain(BACKEND, NOW, NOW + timedelta(hours=2))
         ids = await store.app_ids_for(["Desktop"])
     async with open_store() as store:
         assert await store.get_edge_identity() == IDENTITY
@@ -107,7 +110,10 @@ async def test_everything_is_there_after_reopening(open_store: OpenStore) -> Non
         assert await store.get_sticky(CLIENT.id) == sticky
         assert await store.list_sessions() == (SESSION,)
         assert await store.list_agents() == (AgentRecord("alpha", NOW, 1),)
-        assert await store.list_drains() == (DrainRecord("alpha", NOW),)
+        assert await store.list_drains() == (
+            DrainRecord("alpha", NOW),
+            DrainRecord(BACKEND, NOW, NOW + timedelta(hours=2)),
+        )
         assert await store.app_ids_for(["Desktop"]) == ids
 
 
@@ -164,7 +170,8 @@ async def test_put_replaces_and_delete_tells(open_store: OpenStore) -> None:
         for backend in (BACKEND, moved):
             await store.put_sticky(StickyRecord(CLIENT.id, backend, NOW))
         assert await store.get_sticky(CLIENT.id) == StickyRecord(CLIENT.id, moved, NOW)
-        assert await store.delete_sticky(CLIENT.id)
+        assert not await store.delete_sticky(CLIENT.id, BACKEND)
+        assert await store.delete_sticky(CLIENT.id, moved)
         for der in (b"1", b"2"):
             await store.put_pairing(PairingRecord(CLIENT.id, BACKEND, der, NOW))
         assert await store.get_pairing(CLIENT.id, moved) is None
@@ -179,11 +186,29 @@ async def test_a_session_follows_its_states(open_store: OpenStore) -> None:
         "s1", CLIENT.id, BACKEND, "Desktop", "paused", NOW, NOW + timedelta(seconds=5), b"new"
     )
     async with open_store() as store:
-        await store.put_session(SESSION)
-        await store.put_session(paused)
+        await store.add_session(SESSION)
+        assert await store.update_session(paused)
+        assert not await store.update_session(SESSION), "a late write must not undo a later state"
         assert await store.list_sessions() == (paused,)
         assert await store.delete_session("s1")
+        assert not await store.update_session(paused), "what has ended stays ended"
         assert await store.list_sessions() == ()
+
+
+async def test_a_session_is_added_once(open_store: OpenStore) -> None:
+    async with open_store() as store:
+        await store.add_session(SESSION)
+        with pytest.raises(StoreError) as caught:
+            await store.add_session(SESSION)
+        assert caught.value.reason == "conflict"
+
+
+async def test_a_client_can_be_given_to_another_user(open_store: OpenStore) -> None:
+    async with open_store() as store:
+        await store.put_client(CLIENT)
+        for user in ("ben", None):
+            assert await store.set_client_user(CLIENT.id, user)
+            assert await store.get_client(CLIENT.id) == replace(CLIENT, user=user)
 
 
 async def test_tokens_rotate_and_are_revoked_together(open_store: OpenStore) -> None:
@@ -212,9 +237,12 @@ async def test_another_process_token_is_seen_at_once(open_store: OpenStore) -> N
         assert await edge.agent_for_token_hash(b"h" * 32) is None
 
 
-async def test_a_drain_keeps_its_first_time(open_store: OpenStore) -> None:
+async def test_a_drain_keeps_its_first_time_and_its_last_deadline(open_store: OpenStore) -> None:
+    deadline = NOW + timedelta(hours=3)
     async with open_store() as store:
         await store.put_drain("alpha", NOW)
+        await store.put_drain("alpha", NOW, deadline)
+        assert await store.list_drains() == (DrainRecord("alpha", NOW, deadline),)
         await store.put_drain("alpha", NOW + timedelta(hours=1))
         await store.put_drain(BACKEND, NOW)
         assert await store.list_drains() == (DrainRecord("alpha", NOW), DrainRecord(BACKEND, NOW))
@@ -256,7 +284,7 @@ def test_secrets_are_not_in_the_file(tmp_path: Path) -> None:
             await store.put_client(CLIENT)
             await store.add_edge_identity(IDENTITY)
             await store.add_host_identity(CLIENT.id, OTHER)
-            await store.put_session(SESSION)
+            await store.add_session(SESSION)
 
     trio.run(write)
     everything = b"".join(file.read_bytes() for file in tmp_path.iterdir())
@@ -380,8 +408,9 @@ async def test_a_file_of_version_1_is_brought_forward(tmp_path: Path) -> None:
         assert await store.get_client(CLIENT.id) == CLIENT
         assert await store.agent_for_token_hash(bytes(32)) == "alpha"
         assert await store.app_ids_for(["desktop"]) == {"desktop": 77}
-        await store.put_session(SESSION)
+        await store.add_session(SESSION)
         assert await store.list_sessions() == (SESSION,)
+        assert await store.list_drains() == (DrainRecord("old", NOW),)
 
 
 def test_a_migration_runs_once_and_keeps_rows(tmp_path: Path) -> None:
@@ -389,9 +418,9 @@ def test_a_migration_runs_once_and_keeps_rows(tmp_path: Path) -> None:
     connection.executescript(VERSION_1)
     scripts = (*MIGRATIONS, "ALTER TABLE drains ADD COLUMN why TEXT; DELETE FROM drains;")
     migrate(connection, scripts)
-    connection.execute("INSERT INTO drains VALUES ('beta', 1, 'fans')")
+    connection.execute("INSERT INTO drains VALUES ('beta', 1, NULL, 'fans')")
     migrate(connection, scripts)
-    assert connection.execute("SELECT * FROM drains").fetchall() == [("beta", 1, "fans")]
+    assert connection.execute("SELECT * FROM drains").fetchall() == [("beta", 1, None, "fans")]
     assert connection.execute("SELECT count(*) FROM clients").fetchone() == (1,)
     connection.close()
 
@@ -478,4 +507,5 @@ VERSION_1 += (
     " 'anna');"
     f"INSERT INTO agent_tokens VALUES (x'{bytes(32).hex()}', 'alpha', 1);"
     "INSERT INTO app_ids VALUES ('desktop', 77);"
+    "INSERT INTO drains VALUES ('old', 1795420800123456);"
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, cast
@@ -106,7 +106,7 @@ class FakeStore:
         self.sticky: dict[str, StickyRecord] = {}
         self.sessions: dict[str, SessionRecord] = {}
         self.tokens: dict[bytes, str] = {}
-        self.drains: dict[str, datetime] = {}
+        self.drains: dict[str, DrainRecord] = {}
 
     async def _enter(self, method: str) -> None:
         await trio.lowlevel.checkpoint()
@@ -151,6 +151,13 @@ class FakeStore:
             del self.pairings[key]
         return self.clients.pop(client_id, None) is not None
 
+    async def set_client_user(self, client_id: str, user: str | None) -> bool:
+        await self._enter("set_client_user")
+        if client_id not in self.clients:
+            return False
+        self.clients[client_id] = replace(self.clients[client_id], user=user)
+        return True
+
     async def get_host_identity(self, client_id: str) -> IdentityRecord | None:
         await self._enter("get_host_identity")
         return self.identities.get(client_id)
@@ -188,13 +195,25 @@ class FakeStore:
         await self._enter("get_sticky")
         return self.sticky.get(client_id)
 
-    async def delete_sticky(self, client_id: str) -> bool:
+    async def delete_sticky(self, client_id: str, backend_id: BackendId) -> bool:
         await self._enter("delete_sticky")
-        return self.sticky.pop(client_id, None) is not None
+        kept = self.sticky.get(client_id)
+        if kept is None or kept.backend_id != backend_id:
+            return False
+        del self.sticky[client_id]
+        return True
 
-    async def put_session(self, session: SessionRecord) -> None:
-        await self._enter("put_session")
+    async def add_session(self, session: SessionRecord) -> None:
+        await self._enter("add_session")
         self.sessions[session.id] = session
+
+    async def update_session(self, session: SessionRecord) -> bool:
+        await self._enter("update_session")
+        kept = self.sessions.get(session.id)
+        if kept is None or kept.updated_at > session.updated_at:
+            return False
+        self.sessions[session.id] = session
+        return True
 
     async def delete_session(self, session_id: str) -> bool:
         await self._enter("delete_session")
@@ -224,9 +243,12 @@ class FakeStore:
         agents = sorted(set(self.tokens.values()))
         return tuple(AgentRecord(agent, NOW, 1) for agent in agents)
 
-    async def put_drain(self, target: str, since: datetime) -> None:
+    async def put_drain(
+        self, target: str, since: datetime, deadline: datetime | None = None
+    ) -> None:
         await self._enter("put_drain")
-        self.drains.setdefault(target, since)
+        kept = self.drains.get(target)
+        self.drains[target] = DrainRecord(target, kept.since if kept else since, deadline)
 
     async def delete_drain(self, target: str) -> bool:
         await self._enter("delete_drain")
@@ -234,7 +256,7 @@ class FakeStore:
 
     async def list_drains(self) -> tuple[DrainRecord, ...]:
         await self._enter("list_drains")
-        return tuple(DrainRecord(target, since) for target, since in self.drains.items())
+        return tuple(self.drains.values())
 
 
 OnStream = Callable[[str, str, trio.StapledStream[Any, Any]], Awaitable[None]]

@@ -313,7 +313,7 @@ async def test_a_pairing_that_fails_reaches_no_host_and_leaves_nothing(
     assert nothing_left(play, fleet, store)
 
 
-@pytest.mark.parametrize("method", ["put_session", "put_sticky"])
+@pytest.mark.parametrize("method", ["add_session", "put_sticky"])
 async def test_a_store_that_fails_after_the_host_launched_has_the_host_told(
     play: Play, host: Host, fleet: Fleet, store: FakeStore, method: str
 ) -> None:

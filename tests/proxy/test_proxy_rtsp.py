@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -31,6 +31,7 @@ from proxy.config import ProxyConfig
 from proxy.fleet import Fleet
 from proxy.play import Play
 from proxy.rtsp import RtspProxy
+from proxy.session_records import to_record
 from proxy.sessions import FlowTerms, Session, SessionState
 from revdial.errors import DialRefused, TunnelClosed
 
@@ -112,6 +113,7 @@ async def stage(nursery: trio.Nursery) -> AsyncIterator[Stage]:
     play = new_play(ProxyConfig(hostname="h"), store, fleet, NoTls(), FakeFlows())
     one = session("s1", since=trio.current_time())
     play.keeper.table.add(one)
+    store.sessions[one.id] = to_record(one)
     started: list[tuple[str, Flow, FlowTerms]] = []
 
     def start(session: Session, flow: Flow, terms: FlowTerms) -> None:
@@ -198,7 +200,9 @@ async def test_setup_is_answered_with_the_edges_port_and_secret(stage: Stage) ->
     assert f"X-SS-Ping-Payload: {terms.edge_secret}" in answer
     assert is_ping_payload(str(terms.edge_secret))
     assert stage.session.flows == {Flow.VIDEO: terms}
-    assert "s1" in stage.store.sessions
+    assert stage.store.sessions["s1"] == replace(
+        to_record(stage.session), updated_at=stage.store.sessions["s1"].updated_at
+    )
 
 
 async def test_control_gets_connect_data_of_the_edge(stage: Stage) -> None:
@@ -279,12 +283,13 @@ async def test_an_answer_for_a_session_that_has_moved_on_starts_nothing(
         return ok(("Transport", "server_port=1"))
 
     stage.answer = meanwhile
+    stored = dict(stage.store.sessions)
     target = "/" if method == "PLAY" else "streamid=video/0/0"
     assert b" 454 " in await stage.ask(message(method, target))
     assert stage.started == []
     assert stage.session.flows == {}
     assert stage.session.state is SessionState.LAUNCHED
-    assert stage.store.sessions == {}
+    assert stage.store.sessions == stored
 
 
 # Hosts that fail
