@@ -1,13 +1,11 @@
-"""One list of apps out of many hosts': the same title is the same app, with one stable id."""
+"""Apps by their titles: what makes two titles one app, its stable id, and what a host offers."""
 
 from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import ItemsView, Iterable, Iterator, KeysView
 from dataclasses import dataclass
-
-from backends.model import Backend, BackendId
 
 max_title_characters = 120
 _MAX_ID = 0x7FFF_FFFF
@@ -40,53 +38,54 @@ def app_id(title: str, attempt: int = 0) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class CatalogueApp:
-    """An app as clients see it; `offers` holds each backend's own id for it."""
+class AppOffer:
+    """An app of one host; `id` is the host's own number for it."""
 
-    id: int
     title: str
-    hdr: bool
-    offers: Mapping[BackendId, int]
+    id: int
+    hdr: bool = False
 
 
-def titles_of(backends: Iterable[Backend]) -> frozenset[str]:
-    """Give the normalised titles on offer, for `Store.app_ids_for`."""
-    titles = {normalise_title(app.title) for backend in backends for app in backend.apps}
-    return frozenset(titles - {""})
+class AppOffers:
+    """The apps of one host, found by title however that is written; equal if the offers are.
 
+    Where a host lists a title twice, its first word counts.
+    """
 
-@dataclass(frozen=True, slots=True)
-class AppCatalogue:
-    """The union of all backends' apps, sorted by title."""
+    __slots__ = ("_by_title", "_offers")
 
-    apps: tuple[CatalogueApp, ...]
+    def __init__(self, offers: Iterable[AppOffer] = ()) -> None:
+        self._offers = tuple(offers)
+        self._by_title: dict[str, AppOffer] = {}
+        for offer in self._offers:
+            title = normalise_title(offer.title)
+            if title:
+                self._by_title.setdefault(title, offer)
 
-    @classmethod
-    def merge(cls, backends: Iterable[Backend], ids: Mapping[str, int]) -> AppCatalogue:
-        """Build the catalogue; `ids` is by normalised title, as `Store.app_ids_for` gives it.
+    def __iter__(self) -> Iterator[AppOffer]:
+        return iter(self._offers)
 
-        A title without an id there is left out. The spelling shown is that of the backend with
-        the lowest id, so that the list does not flicker as hosts come and go in some order. An
-        app is marked HDR if any backend offers it so.
-        """
-        titles: dict[str, str] = {}
-        hdr: dict[str, bool] = {}
-        offers: dict[str, dict[BackendId, int]] = {}
-        for backend in sorted(backends, key=lambda backend: backend.id):
-            for app in backend.apps:
-                key = normalise_title(app.title)
-                if key not in ids:
-                    continue
-                titles.setdefault(key, display_title(app.title))
-                hdr[key] = hdr.get(key, False) or app.hdr
-                # A host that lists a title twice is taken at its first word.
-                offers.setdefault(key, {}).setdefault(backend.id, app.id)
-        return cls(
-            tuple(
-                CatalogueApp(ids[key], titles[key], hdr[key], offers[key]) for key in sorted(titles)
-            )
-        )
+    def __len__(self) -> int:
+        return len(self._offers)
 
-    def by_id(self, wanted: int) -> CatalogueApp | None:
-        """Find an app by the id that clients know."""
-        return next((app for app in self.apps if app.id == wanted), None)
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AppOffers) and self._offers == other._offers
+
+    def __hash__(self) -> int:
+        return hash(self._offers)
+
+    def __repr__(self) -> str:
+        return f"AppOffers({self._offers!r})"
+
+    @property
+    def titles(self) -> KeysView[str]:
+        """The normalised titles, each once."""
+        return self._by_title.keys()
+
+    def items(self) -> ItemsView[str, AppOffer]:
+        """Give each normalised title with its offer."""
+        return self._by_title.items()
+
+    def get(self, normalised_title: str) -> AppOffer | None:
+        """Find the host's own app by its normalised title."""
+        return self._by_title.get(normalised_title)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import NewType
 
+from backends.apps import AppOffers
 from backends.errors import InvalidOffer
+from backends.geography import Place
 
 BackendId = NewType("BackendId", str)
 """``<agent id>/<host name>``; neither part holds a slash, so no two pairs share an id."""
@@ -29,21 +32,30 @@ def backend_id(agent_id: str, host: str) -> BackendId:
     return BackendId(f"{agent_id}/{host}")
 
 
-@dataclass(frozen=True, slots=True)
-class AppOffer:
-    """An app of one host; `id` is the host's own number for it."""
+class Health(StrEnum):
+    """How a backend is."""
 
-    title: str
-    id: int
-    hdr: bool = False
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    """It can be reached, but its telemetry is stale: takes launches after those that are known."""
+    UNHEALTHY = "unhealthy"
+    """A port of the host does not answer, or its agent is not connected."""
+
+
+class State(StrEnum):
+    """A backend in one word, the most serious first: what operators see."""
+
+    UNHEALTHY = "unhealthy"
+    DRAINING = "draining"
+    DEGRADED = "degraded"
+    HEALTHY = "healthy"
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
     """One host as the edge sees it, through its agent, at one moment.
 
-    `sessions` counts reservations as well. `gpu_memory_share` (0-1) and `rtt_s` (to the agent)
-    are None while unknown or stale.
+    `sessions` counts reservations as well. What is not known, or stale, is None.
     """
 
     id: BackendId
@@ -51,12 +63,25 @@ class Backend:
     host: str
     kind: str
     region: str
-    latitude: float | None
-    longitude: float | None
-    apps: tuple[AppOffer, ...]
+    place: Place | None
+    """Of its region, as configured; else what its agent says."""
+    apps: AppOffers
     sessions: int
     max_sessions: int
-    healthy: bool
-    draining: bool
+    health: Health = Health.HEALTHY
+    trouble: str | None = None
+    """Why it is not healthy: ``tunnel_down``, ``telemetry_stale`` or the service that is down."""
+    draining: bool = False
     gpu_memory_share: float | None = None
+    """0-1, of its fullest GPU; sessions too young to be in the telemetry are estimated."""
+    gpu_memory_share_after: float | None = None
+    """The same once it has taken one session more."""
     rtt_s: float | None = None
+    """Round trip through the tunnel to its agent."""
+
+    @property
+    def state(self) -> State:
+        """The backend in one word."""
+        if self.health is Health.UNHEALTHY:
+            return State.UNHEALTHY
+        return State.DRAINING if self.draining else State(self.health)

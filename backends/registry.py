@@ -1,130 +1,134 @@
-"""Which hosts are there now: what connected agents offered, and the slots given out at each.
+"""Which hosts there are and how they are: what agents offered and told, and the slots given out.
 
 No I/O and no waiting: the edge feeds it what its tunnels tell, and since a call cannot be
-interrupted, `snapshot`, `select` and `reserve` in a row are one step.
+interrupted, selecting among `candidates` and `reserve` in a row are one step.
 
-A host's sessions are counted in two ways. The host reports a number, late; the edge knows at once
-the slots that it gave out itself. A slot counts on its own until a report that came after its
-session had started must have included it. So neither a session started just now nor one that
-somebody started at the host directly is missed.
+A host stays known for a while after its agent's connection is gone, as unhealthy: agents come back,
+operators want to see what is missing, and players' lists of apps shall not flicker.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NewType
 
-from backends.apps import display_title
+from backends.apps import AppOffer, AppOffers, display_title
+from backends.candidates import Candidates, GpuLimits
 from backends.errors import InvalidOffer, NoBackend
-from backends.model import AppOffer, Backend, BackendId, backend_id, is_valid_name
+from backends.geography import Place
+from backends.health import HealthRules, HostHealth
+from backends.model import Backend, BackendId, Health, State, backend_id, is_valid_name
+from backends.offerings import AgentOffering, GpuMemory, HostOffering, HostStatus
 from backends.selection import Refusal
+from backends.slots import Reservation, Slots
 
 ConnectionId = NewType("ConnectionId", int)
 """Names one connection of one agent, so that news of an older one cannot harm a newer."""
 
-
-@dataclass(frozen=True, slots=True)
-class HostOffering:
-    """A host as its agent offers it when it connects."""
-
-    name: str
-    kind: str
-    max_sessions: int
-    apps: tuple[AppOffer, ...] = ()
+tunnel_down = "tunnel_down"
+telemetry_stale = "telemetry_stale"
 
 
 @dataclass(frozen=True, slots=True)
-class AgentOffering:
-    """An agent as it introduces itself; `agent_id` is the one that its token proves."""
-
-    agent_id: str
-    region: str
-    latitude: float | None
-    longitude: float | None
-    hosts: tuple[HostOffering, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class HostStatus:
-    """What a heartbeat says of a host; None is for what the agent cannot tell."""
-
-    name: str
-    reachable: bool
-    sessions: int | None = None
-    apps: tuple[AppOffer, ...] | None = None
-    gpu_memory_share: float | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Reservation:
-    """One slot at a backend, from the decision until the session's end; equal to itself only."""
+class Transition:
+    """A backend went from one state to another; None for not being known."""
 
     backend_id: BackendId
+    before: State | None
+    after: State | None
+    trouble: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryRules:
+    """How much there may be, and how long things count."""
+
+    max_agents: int = 4_096
+    max_hosts_per_agent: int = 64
+    max_apps_per_host: int = 1_024
+    telemetry_max_age_s: float = 30.0
+    """Three heartbeats."""
+    absence_s: float = 600.0
+    """How long the hosts of an agent that is gone stay known."""
+    session_gpu_memory_bytes: int = 512 << 20
+    """What a session is taken to need until the host's telemetry has it."""
+    health: HealthRules = field(default_factory=HealthRules)
+    gpu: GpuLimits = field(default_factory=GpuLimits)
 
 
 @dataclass(slots=True)
 class _Host:
     offer: HostOffering
-    healthy: bool = True
-    apps: tuple[AppOffer, ...] = ()
-    reported_sessions: int = 0
-    gpu_memory_share: float | None = None
+    health: HostHealth
+    apps: AppOffers
+    down: str | None = None
+    gpu_memory: GpuMemory | None = None
 
 
 @dataclass(slots=True)
 class _Agent:
     offer: AgentOffering
-    connection: ConnectionId
+    place: Place | None
     hosts: dict[BackendId, _Host]
-    heard_at: float
+    connection: ConnectionId | None
+    """None while it is away."""
     rtt_s: float | None = None
-
-
-@dataclass(slots=True)
-class _Slots:
-    """`started` are sessions, the others launches under way; `included` are in the last report."""
-
-    taken: set[Reservation] = field(default_factory=set)
-    started: set[Reservation] = field(default_factory=set)
-    included: set[Reservation] = field(default_factory=set)
+    stale: bool = False
 
 
 class Registry:
-    """The table of connected agents, their hosts, drains, and the slots given out.
+    """The table of agents, their hosts, drains, and the slots given out.
 
     `now` is a monotonic clock in seconds. Slots and drains outlive the agents' connections.
+    `regions` are the configured places of regions; others are where their agents say.
     """
 
     def __init__(
-        self,
-        *,
-        max_agents: int = 4_096,
-        max_hosts_per_agent: int = 64,
-        max_apps_per_host: int = 1_024,
-        telemetry_max_age_s: float = 30.0,
+        self, rules: RegistryRules | None = None, regions: Mapping[str, Place] | None = None
     ) -> None:
-        self._max_agents = max_agents
-        self._max_hosts_per_agent = max_hosts_per_agent
-        self._max_apps_per_host = max_apps_per_host
-        self._telemetry_max_age_s = telemetry_max_age_s
+        self._rules = rules or RegistryRules()
+        self._regions = regions or {}
         self._agents: dict[str, _Agent] = {}
-        self._slots: dict[BackendId, _Slots] = {}
+        # When each was last heard of, the longest ago first.
+        self._heard: OrderedDict[str, float] = OrderedDict()
+        self._slots: dict[BackendId, Slots] = {}
         self._drains: frozenset[str] = frozenset()
         self._connections = itertools.count(1)
+        self._transitions: list[Transition] = []
+        self._candidates = Candidates(limits=self._rules.gpu)
+
+    def candidates(self, *, now: float) -> Candidates:
+        """Give all backends as they are now; good until the next call of another method."""
+        self.refresh(now=now)
+        return self._candidates
+
+    def transitions(self) -> tuple[Transition, ...]:
+        """Give what has changed state since the last call."""
+        told, self._transitions = tuple(self._transitions), []
+        return told
 
     def agent_connected(self, offer: AgentOffering, *, now: float) -> ConnectionId:
         """Enter an agent's hosts in place of what an older connection of it offered.
 
-        Hosts count as healthy until the first heartbeat, so that an edge that has just started
-        can launch at once. `InvalidOffer` leaves the table as it was.
+        Hosts count as healthy until their probes say otherwise, so that an edge that has just
+        started can launch at once; those that were down already have to recover. `InvalidOffer`
+        leaves the table as it was.
         """
-        if offer.agent_id not in self._agents and len(self._agents) >= self._max_agents:
-            raise InvalidOffer("too_many_agents", f"More than {self._max_agents} agents.")
-        hosts = self._hosts(offer)
+        former = self._agents.get(offer.agent_id)
+        if former is None and len(self._agents) >= self._rules.max_agents:
+            raise InvalidOffer("too_many_agents", f"More than {self._rules.max_agents} agents.")
+        hosts = self._hosts(offer, former)
         connection = ConnectionId(next(self._connections))
-        self._agents[offer.agent_id] = _Agent(offer, connection, hosts, heard_at=now)
+        agent = _Agent(offer, self._place(offer), hosts, connection)
+        self._agents[offer.agent_id] = agent
+        self._note_heard(offer.agent_id, now)
+        if former is not None:
+            for identifier in former.hosts.keys() - hosts.keys():
+                self._forget(identifier)
+        self._show(agent)
         return connection
 
     def heartbeat(
@@ -135,50 +139,66 @@ class Registry:
         *,
         now: float,
         rtt_s: float | None = None,
-    ) -> tuple[Backend, ...]:
-        """Take in a heartbeat; give the backends whose health it changed.
+    ) -> None:
+        """Take in a heartbeat: how each host is, and how long the way to the agent is.
 
         Heartbeats of replaced connections, and hosts that were never offered, are ignored.
         """
         agent = self._agents.get(agent_id)
         if agent is None or agent.connection != connection:
-            return ()
-        agent.heard_at, agent.rtt_s = now, rtt_s
-        changed = []
+            return
+        self._note_heard(agent_id, now)
+        agent.rtt_s, agent.stale = rtt_s, False
         for status in statuses:
             identifier = BackendId(f"{agent_id}/{status.name}")
             host = agent.hosts.get(identifier)
-            if host is not None and self._update(identifier, host, status):
-                changed.append(self._backend(agent, identifier, host, now))
-        return tuple(changed)
+            if host is not None:
+                self._update(identifier, host, status, now)
+        self._show(agent)
 
-    def agent_gone(self, agent_id: str, connection: ConnectionId) -> bool:
-        """Take an agent out, unless a newer connection has replaced this one."""
+    def agent_gone(self, agent_id: str, connection: ConnectionId, *, now: float) -> bool:
+        """Note that an agent is away, unless a newer connection has replaced this one."""
         agent = self._agents.get(agent_id)
         if agent is None or agent.connection != connection:
             return False
-        del self._agents[agent_id]
+        agent.connection = None
+        self._note_heard(agent_id, now)
+        self._show(agent)
         return True
+
+    def launch_failed(self, identifier: BackendId, *, now: float) -> None:
+        """Note that a host could not be reached for a launch: as good as a missed probe."""
+        agent, host = self._find(identifier)
+        if agent is not None and host is not None:
+            host.down = host.down or "launch"
+            host.health.note(answered=False, now=now)
+            self._show_host(agent, identifier, host)
+
+    def refresh(self, *, now: float) -> None:
+        """Note whose telemetry has become stale, and forget who has been away for too long."""
+        for agent_id, heard_at in list(self._silent(now)):
+            agent = self._agents[agent_id]
+            if agent.connection is None:
+                if now - heard_at > self._rules.absence_s:
+                    self._forget_agent(agent_id)
+            elif not agent.stale:
+                agent.stale = True
+                self._show(agent)
 
     def set_drains(self, targets: Iterable[str]) -> None:
         """Say which backend ids and agent ids take no new sessions, as the store lists them."""
-        self._drains = frozenset(targets)
-
-    def snapshot(self, *, now: float) -> tuple[Backend, ...]:
-        """Give all backends as they are now, by id."""
-        backends = (
-            self._backend(agent, identifier, host, now)
-            for agent in self._agents.values()
-            for identifier, host in agent.hosts.items()
-        )
-        return tuple(sorted(backends, key=lambda backend: backend.id))
+        drains = frozenset(targets)
+        changed, self._drains = drains ^ self._drains, drains
+        for agent_id in {target.partition("/")[0] for target in changed}:
+            if agent_id in self._agents:
+                self._show(self._agents[agent_id])
 
     def reserve(self, identifier: BackendId) -> Reservation:
         """Take a slot; `NoBackend` if the backend is gone or its last slot has been taken."""
-        host = self._host(identifier)
-        if host is None:
+        backend = self._candidates.get(identifier)
+        if backend is None:
             raise NoBackend(Refusal.NO_BACKENDS, "The chosen computer has just gone offline.")
-        if self._sessions(identifier, host) >= host.offer.max_sessions:
+        if backend.sessions >= backend.max_sessions:
             raise NoBackend(Refusal.ALL_FULL, "The chosen computer has just become full.")
         return self._take(identifier)
 
@@ -191,29 +211,23 @@ class Registry:
     def started(self, reservation: Reservation) -> None:
         """Say that the host accepted the launch: its next report will include this session."""
         slots = self._slots.get(reservation.backend_id)
-        if slots is not None and reservation in slots.taken:
-            slots.started.add(reservation)
+        if slots is not None:
+            slots.start(reservation)
 
     def release(self, reservation: Reservation) -> None:
         """Give a slot back, for a launch that failed or a session that ended; twice is harmless."""
-        slots = self._slots.get(reservation.backend_id)
-        if slots is None:
-            return
-        if reservation in slots.included:
-            host = self._host(reservation.backend_id)
-            if host is not None:
-                # Or the slot would stay taken until the next report.
-                host.reported_sessions = max(0, host.reported_sessions - 1)
-        for group in (slots.taken, slots.started, slots.included):
-            group.discard(reservation)
-        if not slots.taken:
-            del self._slots[reservation.backend_id]
+        identifier = reservation.backend_id
+        slots = self._slots.get(identifier)
+        if slots is not None:
+            slots.release(reservation)
+            if not slots.taken and self._candidates.get(identifier) is None:
+                del self._slots[identifier]
+            self._show_backend(identifier)
 
-    def _hosts(self, offer: AgentOffering) -> dict[BackendId, _Host]:
-        if len(offer.hosts) > self._max_hosts_per_agent:
-            raise InvalidOffer(
-                "too_many_hosts", f"An agent may offer {self._max_hosts_per_agent} hosts at most."
-            )
+    def _hosts(self, offer: AgentOffering, former: _Agent | None) -> dict[BackendId, _Host]:
+        if len(offer.hosts) > self._rules.max_hosts_per_agent:
+            most = self._rules.max_hosts_per_agent
+            raise InvalidOffer("too_many_hosts", f"An agent may offer {most} hosts at most.")
         if not is_valid_name(offer.region):
             raise InvalidOffer("bad_name", "The region must be 1-64 letters, digits or dashes.")
         if not (_within(offer.latitude, 90) and _within(offer.longitude, 180)):
@@ -223,61 +237,132 @@ class Registry:
             identifier = backend_id(offer.agent_id, host.name)
             if identifier in hosts:
                 raise InvalidOffer("duplicate_host", f"The host {host.name} is offered twice.")
-            hosts[identifier] = _Host(host, apps=self._apps(host.apps))
+            known = None if former is None else former.hosts.get(identifier)
+            health = HostHealth(self._rules.health) if known is None else known.health
+            hosts[identifier] = _Host(
+                host, health, self._apps(host.apps), down=None if known is None else known.down
+            )
         return hosts
 
-    def _apps(self, apps: tuple[AppOffer, ...]) -> tuple[AppOffer, ...]:
+    def _place(self, offer: AgentOffering) -> Place | None:
+        configured = self._regions.get(offer.region)
+        if configured is not None or offer.latitude is None or offer.longitude is None:
+            return configured
+        return Place(offer.latitude, offer.longitude)
+
+    def _apps(self, apps: tuple[AppOffer, ...]) -> AppOffers:
         shown = (replace(app, title=display_title(app.title)) for app in apps)
-        return tuple(itertools.islice(shown, self._max_apps_per_host))
+        return AppOffers(itertools.islice(shown, self._rules.max_apps_per_host))
 
-    def _update(self, identifier: BackendId, host: _Host, status: HostStatus) -> bool:
-        was_healthy, host.healthy = host.healthy, status.reachable
-        host.gpu_memory_share = status.gpu_memory_share
+    def _update(self, identifier: BackendId, host: _Host, status: HostStatus, now: float) -> None:
+        host.health.note(answered=status.down is None, now=now)
+        host.down = status.down or (None if host.health.up else host.down)
+        host.gpu_memory = status.gpu_memory
         if status.apps is not None:
-            host.apps = self._apps(status.apps)
+            apps = self._apps(status.apps)
+            # The same object while they are the same, so that comparing them costs nothing.
+            host.apps = host.apps if host.apps == apps else apps
         if status.sessions is not None:
-            host.reported_sessions = max(0, status.sessions)
-            slots = self._slots.get(identifier)
-            if slots is not None:
-                slots.included = set(slots.started)
-        return was_healthy != host.healthy
+            self._slots.setdefault(identifier, Slots()).report(status.sessions)
 
-    def _backend(self, agent: _Agent, identifier: BackendId, host: _Host, now: float) -> Backend:
-        fresh = now - agent.heard_at <= self._telemetry_max_age_s
+    def _note_heard(self, agent_id: str, now: float) -> None:
+        self._heard[agent_id] = now
+        self._heard.move_to_end(agent_id)
+
+    def _silent(self, now: float) -> Iterable[tuple[str, float]]:
+        for agent_id, heard_at in self._heard.items():
+            if now - heard_at <= self._rules.telemetry_max_age_s:
+                return
+            yield agent_id, heard_at
+
+    def _forget_agent(self, agent_id: str) -> None:
+        agent = self._agents.pop(agent_id)
+        del self._heard[agent_id]
+        for identifier in agent.hosts:
+            self._forget(identifier)
+
+    def _forget(self, identifier: BackendId) -> None:
+        backend = self._candidates.get(identifier)
+        if backend is not None:
+            self._candidates.remove(identifier)
+            self._transitions.append(Transition(identifier, backend.state, None, backend.trouble))
+        slots = self._slots.get(identifier)
+        if slots is not None:
+            slots.report(0)
+            if not slots.taken:
+                del self._slots[identifier]
+
+    def _find(self, identifier: BackendId) -> tuple[_Agent | None, _Host | None]:
+        agent = self._agents.get(identifier.partition("/")[0])
+        return agent, None if agent is None else agent.hosts.get(identifier)
+
+    def _take(self, identifier: BackendId) -> Reservation:
+        reservation = Reservation(identifier)
+        self._slots.setdefault(identifier, Slots()).taken.add(reservation)
+        self._show_backend(identifier)
+        return reservation
+
+    def _show_backend(self, identifier: BackendId) -> None:
+        agent, host = self._find(identifier)
+        if agent is not None and host is not None:
+            self._show_host(agent, identifier, host)
+
+    def _show(self, agent: _Agent) -> None:
+        for identifier, host in agent.hosts.items():
+            self._show_host(agent, identifier, host)
+
+    def _show_host(self, agent: _Agent, identifier: BackendId, host: _Host) -> None:
+        """Bring what selection sees of a host up to date."""
+        before = self._candidates.get(identifier)
+        backend = self._backend(agent, identifier, host)
+        if backend == before:
+            return
+        self._candidates.put(backend)
+        was = None if before is None else before.state
+        if was is not backend.state:
+            self._transitions.append(Transition(identifier, was, backend.state, backend.trouble))
+
+    def _backend(self, agent: _Agent, identifier: BackendId, host: _Host) -> Backend:
+        slots = self._slots.get(identifier, _NO_SLOTS)
+        health, trouble = _health(agent, host)
+        memory = host.gpu_memory if health is Health.HEALTHY else None
+        need = self._rules.session_gpu_memory_bytes
         return Backend(
             id=identifier,
             agent_id=agent.offer.agent_id,
             host=host.offer.name,
             kind=host.offer.kind,
             region=agent.offer.region,
-            latitude=agent.offer.latitude,
-            longitude=agent.offer.longitude,
+            place=agent.place,
             apps=host.apps,
-            sessions=self._sessions(identifier, host),
+            sessions=slots.sessions,
             max_sessions=host.offer.max_sessions,
-            healthy=host.healthy,
-            draining=not self._drains.isdisjoint((identifier, agent.offer.agent_id)),
-            gpu_memory_share=host.gpu_memory_share if fresh else None,
-            rtt_s=agent.rtt_s if fresh else None,
+            health=health,
+            trouble=trouble,
+            draining=identifier in self._drains or agent.offer.agent_id in self._drains,
+            gpu_memory_share=_share(memory, need * slots.unreported),
+            gpu_memory_share_after=_share(memory, need * (slots.unreported + 1)),
+            rtt_s=None if agent.stale or agent.connection is None else agent.rtt_s,
         )
 
-    def _sessions(self, identifier: BackendId, host: _Host) -> int:
-        slots = self._slots.get(identifier)
-        if slots is None:
-            return host.reported_sessions
-        # A report can be older than the start of a session that we take it to include.
-        return max(
-            len(slots.taken), host.reported_sessions + len(slots.taken) - len(slots.included)
-        )
 
-    def _host(self, identifier: BackendId) -> _Host | None:
-        agent = self._agents.get(identifier.partition("/")[0])
-        return None if agent is None else agent.hosts.get(identifier)
+_NO_SLOTS = Slots()
 
-    def _take(self, identifier: BackendId) -> Reservation:
-        reservation = Reservation(identifier)
-        self._slots.setdefault(identifier, _Slots()).taken.add(reservation)
-        return reservation
+
+def _health(agent: _Agent, host: _Host) -> tuple[Health, str | None]:
+    if agent.connection is None:
+        return Health.UNHEALTHY, tunnel_down
+    if not host.health.up:
+        return Health.UNHEALTHY, host.down
+    if agent.stale:
+        return Health.DEGRADED, telemetry_stale
+    return Health.HEALTHY, None
+
+
+def _share(memory: GpuMemory | None, more_bytes: int) -> float | None:
+    if memory is None:
+        return None
+    return min(1.0, (memory.used + more_bytes) / memory.total)
 
 
 def _within(degrees: float | None, limit: int) -> bool:

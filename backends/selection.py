@@ -1,20 +1,24 @@
 """Which backend takes a launch: a pure decision that says why.
 
-What makes a backend ineligible is decided here, the same for every policy. A `Policy` then
-chooses among the eligible ones; stickiness comes before it.
+In this order: where the client's session runs already, where it played last, and what the policy
+makes of the regions that have room.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Final
 
 from backends.apps import display_title, normalise_title
+from backends.candidates import Candidates, Exclusion, Pool, Room
 from backends.errors import NoBackend
+from backends.geography import ClientPlace
 from backends.model import Backend, BackendId
+from backends.policies import ByDistance, Offer, Policy, PolicyName, tie_km
 from backends.records import StickyRecord
 
 
@@ -22,17 +26,17 @@ class Reason(StrEnum):
     """Why a backend was chosen."""
 
     RUNNING = "running"
+    """The client's session runs there."""
     STICKY = "sticky"
-    FEWEST_SESSIONS = "fewest_sessions"
-
-
-class Exclusion(StrEnum):
-    """Why a backend could not be chosen; the first that holds, in this order."""
-
-    NO_SUCH_APP = "no_such_app"
-    UNHEALTHY = "unhealthy"
-    DRAINING = "draining"
-    FULL = "full"
+    """The client played there last."""
+    NEAREST = "nearest"
+    """Policy ``geo``: no region that has the app is nearer."""
+    SPILLED = "spilled"
+    """Policy ``geo``: the nearest region that has room; nearer ones have none."""
+    QUICKEST = "quickest"
+    """Policy ``rtt``."""
+    LEAST_LOADED = "least_loaded"
+    """Policy ``load``."""
 
 
 class Refusal(StrEnum):
@@ -40,6 +44,8 @@ class Refusal(StrEnum):
 
     NO_BACKENDS = "no_backends"
     NO_SUCH_APP = "no_such_app"
+    NOT_ALLOWED = "not_allowed"
+    ALL_TRIED = "all_tried"
     ALL_UNHEALTHY = "all_unhealthy"
     ALL_DRAINING = "all_draining"
     ALL_FULL = "all_full"
@@ -47,126 +53,218 @@ class Refusal(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LaunchIntent:
-    """Who wants to play what."""
+    """Who wants to play what, from where."""
 
     client: str
     app_title: str
+    place: ClientPlace = field(default_factory=ClientPlace)
+    regions: frozenset[str] | None = None
+    """The regions that the user may use; None for all."""
+    tried: frozenset[BackendId] = frozenset()
+    """Backends that have failed to start this launch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The chosen backend, and why none of the others in `considered` could be."""
+    """The chosen backend, and why this one."""
 
     backend: Backend
-    reason: str
-    considered: tuple[tuple[BackendId, Exclusion], ...]
-
-
-class Policy(Protocol):
-    """Chooses among backends that are all eligible."""
-
-    @property
-    def reason(self) -> str:
-        """What to give as the decision's reason."""
-
-    def select(self, pool: Sequence[Backend], request: LaunchIntent) -> Backend:
-        """Choose one of `pool`, which is never empty; equal inputs must give equal answers."""
+    reason: Reason
+    place: ClientPlace
+    distance_km: float
+    """From client to backend; infinite if one of the places is not known."""
+    passed_over: tuple[str, ...] = ()
+    """Regions that are nearer and have the app, but no room for this launch; the nearest first."""
 
 
 @dataclass(frozen=True, slots=True)
-class FewestSessions:
-    """The backend with the fewest sessions; among equals, the one with the lowest id."""
+class Verdict:
+    """What there is to say about one backend and one launch."""
 
-    reason: str = Reason.FEWEST_SESSIONS
-
-    def select(self, pool: Sequence[Backend], request: LaunchIntent) -> Backend:
-        """Choose one of `pool`."""
-        return min(pool, key=lambda backend: (backend.sessions, backend.id))
+    backend: Backend
+    distance_km: float
+    excluded: Exclusion | None
 
 
-_FEWEST_SESSIONS = FewestSessions()
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a launch would get now, and how every backend fares."""
+
+    outcome: Decision | NoBackend
+    verdicts: tuple[Verdict, ...]
+    """Those that can take it first, the nearest first."""
+
+
+_BY_DISTANCE: Final = ByDistance()
+_REASONS: Final = {
+    PolicyName.GEO: Reason.NEAREST,
+    PolicyName.RTT: Reason.QUICKEST,
+    PolicyName.LOAD: Reason.LEAST_LOADED,
+}
+_FINE_WHEN_RUNNING: Final = (None, Exclusion.DRAINING, Exclusion.FULL, Exclusion.GPU_FULL)
 
 
 def select(
     intent: LaunchIntent,
-    backends: Iterable[Backend],
+    candidates: Candidates,
     *,
     sticky: StickyRecord | None = None,
     running: BackendId | None = None,
     now: datetime,
-    policy: Policy = _FEWEST_SESSIONS,
+    policy: Policy = _BY_DISTANCE,
 ) -> Decision:
     """Choose a backend for `intent`, or raise `NoBackend` with a sentence for the player.
 
     `running` is where this client's session runs now. It wins even where that backend drains or
     is full, since the session is already counted there; the caller takes no reservation then.
-    `sticky` counts until it expires, and only while its backend is eligible.
+    `sticky` counts until it expires, and only while its backend can take the launch.
     """
-    known = sorted(backends, key=lambda backend: backend.id)
-    verdicts = {backend.id: _exclusion(backend, intent) for backend in known}
-    considered = tuple((name, verdict) for name, verdict in verdicts.items() if verdict)
-    by_id = {backend.id: backend for backend in known}
-    if running is not None and verdicts.get(running, Exclusion.UNHEALTHY) in _FINE_WHEN_RUNNING:
-        others = tuple(entry for entry in considered if entry[0] != running)
-        return Decision(by_id[running], Reason.RUNNING, others)
-    pool = [backend for backend in known if verdicts[backend.id] is None]
-    if not pool:
-        raise _refusal(intent, verdicts.values())
+    title = normalise_title(intent.app_title)
+    if running is not None:
+        backend = candidates.get(running)
+        if backend is not None and _has_it_running(backend, title, candidates):
+            return _at(backend, Reason.RUNNING, intent)
     if sticky is not None and sticky.expires_at > now:
-        last = by_id.get(sticky.backend_id)
-        if last in pool:
-            return Decision(last, Reason.STICKY, considered)
-    return Decision(policy.select(pool, intent), policy.reason, considered)
+        backend = candidates.get(sticky.backend_id)
+        if backend is not None and _verdict(backend, title, intent, candidates) is None:
+            return _at(backend, Reason.STICKY, intent)
+    pools = candidates.pools(title)
+    offers = list(_offers(intent, pools, candidates))
+    if not offers:
+        raise _refusal(intent, pools, candidates)
+    roomy = [offer for offer in offers if offer.load.room is not Room.CROWDED]
+    chosen = policy.select(roomy or offers)
+    passed_over = _passed_over(intent, chosen, pools) if len(pools) > 1 else ()
+    spilled = bool(passed_over) and policy.name is PolicyName.GEO
+    return Decision(
+        chosen.backend,
+        Reason.SPILLED if spilled else _REASONS[policy.name],
+        intent.place,
+        chosen.distance_km,
+        passed_over,
+    )
 
 
-_FINE_WHEN_RUNNING = (None, Exclusion.DRAINING, Exclusion.FULL)
+def explain(
+    intent: LaunchIntent,
+    candidates: Candidates,
+    *,
+    sticky: StickyRecord | None = None,
+    running: BackendId | None = None,
+    now: datetime,
+    policy: Policy = _BY_DISTANCE,
+) -> Explanation:
+    """Tell what `select` would say to the same arguments, and how every backend fares."""
+    outcome: Decision | NoBackend
+    try:
+        outcome = select(intent, candidates, sticky=sticky, running=running, now=now, policy=policy)
+    except NoBackend as error:
+        outcome = error
+    title = normalise_title(intent.app_title)
+    verdicts = [
+        Verdict(
+            backend,
+            intent.place.distance_km(backend.region, backend.place),
+            _verdict(backend, title, intent, candidates),
+        )
+        for backend in candidates
+    ]
+    verdicts.sort(key=lambda verdict: (verdict.excluded is not None, verdict.distance_km))
+    return Explanation(outcome, tuple(verdicts))
 
 
-def _exclusion(backend: Backend, intent: LaunchIntent) -> Exclusion | None:
-    wanted = normalise_title(intent.app_title)
-    if all(normalise_title(app.title) != wanted for app in backend.apps):
+def _at(backend: Backend, reason: Reason, intent: LaunchIntent) -> Decision:
+    distance = intent.place.distance_km(backend.region, backend.place)
+    return Decision(backend, reason, intent.place, distance)
+
+
+def _has_it_running(backend: Backend, title: str, candidates: Candidates) -> bool:
+    verdict = candidates.exclusion(backend.id)
+    return verdict in _FINE_WHEN_RUNNING and backend.apps.get(title) is not None
+
+
+def _verdict(
+    backend: Backend, title: str, intent: LaunchIntent, candidates: Candidates
+) -> Exclusion | None:
+    if backend.apps.get(title) is None:
         return Exclusion.NO_SUCH_APP
-    if not backend.healthy:
-        return Exclusion.UNHEALTHY
-    if backend.draining:
-        return Exclusion.DRAINING
-    if backend.sessions >= backend.max_sessions:
-        return Exclusion.FULL
-    return None
+    if intent.regions is not None and backend.region not in intent.regions:
+        return Exclusion.REGION_NOT_ALLOWED
+    if backend.id in intent.tried:
+        return Exclusion.TRIED
+    return candidates.exclusion(backend.id)
+
+
+def _allowed(intent: LaunchIntent, pools: Mapping[str, Pool]) -> Iterator[tuple[str, Pool]]:
+    for region, pool in pools.items():
+        if intent.regions is None or region in intent.regions:
+            yield region, pool
+
+
+def _offers(
+    intent: LaunchIntent, pools: Mapping[str, Pool], candidates: Candidates
+) -> Iterator[Offer]:
+    for region, pool in _allowed(intent, pools):
+        load = pool.first(intent.tried)
+        if load is not None:
+            distance = intent.place.distance_km(region, pool.place)
+            yield Offer(candidates.at(load), load, distance)
+
+
+def _passed_over(intent: LaunchIntent, chosen: Offer, pools: Mapping[str, Pool]) -> tuple[str, ...]:
+    """Tell which regions are nearer than the chosen one and have no room."""
+    crowded_too = chosen.load.room is Room.CROWDED
+    nearer = []
+    for region, pool in _allowed(intent, pools):
+        distance = intent.place.distance_km(region, pool.place)
+        if distance + tie_km < chosen.distance_km:
+            load = pool.first(intent.tried)
+            if load is None or (load.room is Room.CROWDED and not crowded_too):
+                nearer.append((distance, region))
+    return tuple(region for _, region in sorted(nearer))
 
 
 # The nearest to working comes first: a full host is worth waiting for, a broken one is not.
-_REFUSALS = (
+_REFUSALS: Final = (
     (
-        Exclusion.FULL,
+        (Exclusion.FULL, Exclusion.GPU_FULL),
         Refusal.ALL_FULL,
         "Every computer that has {title} is in use right now. Please try again later.",
     ),
     (
-        Exclusion.DRAINING,
+        (Exclusion.DRAINING,),
         Refusal.ALL_DRAINING,
         "The computers that have {title} are going into maintenance and start nothing new.",
     ),
     (
-        Exclusion.UNHEALTHY,
+        (Exclusion.TRIED,),
+        Refusal.ALL_TRIED,
+        "No computer could start {title} right now. Please try again later.",
+    ),
+    (
+        (Exclusion.UNHEALTHY,),
         Refusal.ALL_UNHEALTHY,
         "The computers that have {title} are not answering right now. Please try again later.",
     ),
     (
-        Exclusion.NO_SUCH_APP,
-        Refusal.NO_SUCH_APP,
-        "No computer that has {title} is online right now.",
+        (Exclusion.REGION_NOT_ALLOWED,),
+        Refusal.NOT_ALLOWED,
+        "No computer that you may use has {title}.",
     ),
 )
 
 
-def _refusal(intent: LaunchIntent, verdicts: Iterable[Exclusion | None]) -> NoBackend:
-    found = set(verdicts)
+def _refusal(intent: LaunchIntent, pools: Mapping[str, Pool], candidates: Candidates) -> NoBackend:
+    if not len(candidates):
+        return NoBackend(
+            Refusal.NO_BACKENDS, "No computer is online right now. Please try again later."
+        )
     title = display_title(intent.app_title)
     named = f'"{title}"' if title else "this app"
-    for exclusion, refusal, sentence in _REFUSALS:
-        if exclusion in found:
+    found = Counter({Exclusion.TRIED: len(intent.tried), Exclusion.REGION_NOT_ALLOWED: len(pools)})
+    for _, pool in _allowed(intent, pools):
+        found += pool.closed
+    for exclusions, refusal, sentence in _REFUSALS:
+        if any(found[exclusion] for exclusion in exclusions):
             return NoBackend(refusal, sentence.format(title=named))
-    return NoBackend(
-        Refusal.NO_BACKENDS, "No computer is online right now. Please try again later."
-    )
+    return NoBackend(Refusal.NO_SUCH_APP, f"No computer that has {named} is online right now.")

@@ -1,0 +1,212 @@
+"""Who can take a launch of which app in which region, kept in order as backends change.
+
+A decision must not look at every backend: with 10,000 of them that would take milliseconds. So what
+does not depend on who asks is settled when a backend changes (whether it can take anything, and
+how loaded it is), and a decision looks at the first of each region.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import NamedTuple
+
+from backends.apps import AppOffers
+from backends.geography import Place
+from backends.model import Backend, BackendId, Health
+
+
+class Exclusion(StrEnum):
+    """Why a backend cannot take a launch; the first that holds, in this order."""
+
+    NO_SUCH_APP = "no_such_app"
+    REGION_NOT_ALLOWED = "region_not_allowed"
+    """The user may not use it."""
+    TRIED = "tried"
+    """It has just failed to start this very launch."""
+    UNHEALTHY = "unhealthy"
+    DRAINING = "draining"
+    FULL = "full"
+    GPU_FULL = "gpu_full"
+
+
+class Room(IntEnum):
+    """How much room a backend's GPU has; the roomiest first."""
+
+    PLENTY = 0
+    UNKNOWN = 1
+    CROWDED = 2
+    """Passed over while another region has room."""
+
+
+class Load(NamedTuple):
+    """How loaded a backend is; sorts the least loaded first, and by id at last."""
+
+    room: Room
+    gpu_percent: int
+    """Shares that differ by less say nothing: then the number of sessions decides."""
+    sessions: int
+    id: BackendId
+
+
+@dataclass(frozen=True, slots=True)
+class GpuLimits:
+    """Shares of GPU memory, 0-1."""
+
+    crowded: float = 0.90
+    """Above this a backend is skipped while another region has room."""
+    full: float = 0.97
+    """Nothing is started where it would bring the memory in use above this."""
+
+
+def exclusion(backend: Backend, limits: GpuLimits) -> Exclusion | None:
+    """Tell why a backend can take no launch at all, whoever asks; None if it can."""
+    if backend.health is Health.UNHEALTHY:
+        return Exclusion.UNHEALTHY
+    if backend.draining:
+        return Exclusion.DRAINING
+    if backend.sessions >= backend.max_sessions:
+        return Exclusion.FULL
+    after = backend.gpu_memory_share_after
+    if after is not None and after > limits.full:
+        return Exclusion.GPU_FULL
+    return None
+
+
+def load(backend: Backend, limits: GpuLimits) -> Load:
+    """Tell how loaded a backend is."""
+    share = backend.gpu_memory_share
+    if share is None:
+        return Load(Room.UNKNOWN, 0, backend.sessions, backend.id)
+    room = Room.CROWDED if share > limits.crowded else Room.PLENTY
+    return Load(room, round(100 * share), backend.sessions, backend.id)
+
+
+class Pool:
+    """The backends of one region that have one app."""
+
+    __slots__ = ("_closed", "_open", "place")
+
+    def __init__(self) -> None:
+        self.place: Place | None = None
+        self._open: list[Load] = []
+        self._closed: Counter[Exclusion] = Counter()
+
+    @property
+    def closed(self) -> Counter[Exclusion]:
+        """How many can take no launch, by reason."""
+        return self._closed
+
+    def first(self, excluded: Collection[BackendId] = ()) -> Load | None:
+        """Give the least loaded backend that can take a launch and is not among `excluded`."""
+        return next((entry for entry in self._open if entry.id not in excluded), None)
+
+    def add(self, entry: Load | Exclusion) -> None:
+        """Take in a backend by its load, or by why it can take nothing."""
+        if isinstance(entry, Load):
+            insort(self._open, entry)
+        else:
+            self._closed[entry] += 1
+
+    def discard(self, entry: Load | Exclusion) -> None:
+        """Take a backend out that was added as `entry`."""
+        if isinstance(entry, Load):
+            del self._open[bisect_left(self._open, entry)]
+        else:
+            self._closed[entry] -= 1
+
+    def __bool__(self) -> bool:
+        return bool(self._open) or any(self._closed.values())
+
+
+_NONE: Mapping[str, Pool] = {}
+
+
+class Candidates:
+    """All backends as they are now; changed by the registry, read by selection."""
+
+    def __init__(self, backends: Iterable[Backend] = (), limits: GpuLimits | None = None) -> None:
+        self.limits = limits or GpuLimits()
+        self._backends: dict[BackendId, Backend] = {}
+        self._entries: dict[BackendId, Load | Exclusion] = {}
+        self._pools: dict[str, dict[str, Pool]] = {}
+        self.apps_version = 0
+        """Changes whenever the apps on offer may have changed."""
+        for backend in backends:
+            self.put(backend)
+
+    def __iter__(self) -> Iterator[Backend]:
+        """Give all backends, by id."""
+        return iter(sorted(self._backends.values(), key=lambda backend: backend.id))
+
+    def __len__(self) -> int:
+        return len(self._backends)
+
+    def get(self, identifier: BackendId) -> Backend | None:
+        """Find a backend."""
+        return self._backends.get(identifier)
+
+    def at(self, load: Load) -> Backend:
+        """Give the backend that a pool names."""
+        return self._backends[load.id]
+
+    def pools(self, normalised_title: str) -> Mapping[str, Pool]:
+        """Give each region's pool of those that have an app; regions without one are left out."""
+        return self._pools.get(normalised_title, _NONE)
+
+    def exclusion(self, identifier: BackendId) -> Exclusion | None:
+        """Tell why a backend that is here can take no launch at all; None if it can."""
+        entry = self._entries[identifier]
+        return entry if isinstance(entry, Exclusion) else None
+
+    def put(self, backend: Backend) -> None:
+        """Take in a backend, in place of what it was."""
+        entry = exclusion(backend, self.limits) or load(backend, self.limits)
+        before = self._backends.get(backend.id)
+        self._backends[backend.id] = backend
+        if before is not None and _standing(before) == _standing(backend):
+            self._move(backend, self._entries[backend.id], entry)
+        else:
+            if before is not None:
+                self._leave_pools(before)
+            self._enter_pools(backend, entry)
+        self._entries[backend.id] = entry
+
+    def remove(self, identifier: BackendId) -> None:
+        """Take a backend out."""
+        self._leave_pools(self._backends.pop(identifier))
+        del self._entries[identifier]
+
+    def _move(self, backend: Backend, old: Load | Exclusion, new: Load | Exclusion) -> None:
+        if old == new:
+            return
+        for title in backend.apps.titles:
+            pool = self._pools[title][backend.region]
+            pool.discard(old)
+            pool.add(new)
+
+    def _enter_pools(self, backend: Backend, entry: Load | Exclusion) -> None:
+        self.apps_version += 1
+        for title in backend.apps.titles:
+            pool = self._pools.setdefault(title, {}).setdefault(backend.region, Pool())
+            pool.place = backend.place
+            pool.add(entry)
+
+    def _leave_pools(self, backend: Backend) -> None:
+        self.apps_version += 1
+        entry = self._entries[backend.id]
+        for title in backend.apps.titles:
+            regions = self._pools[title]
+            regions[backend.region].discard(entry)
+            if not regions[backend.region]:
+                del regions[backend.region]
+            if not regions:
+                del self._pools[title]
+
+
+def _standing(backend: Backend) -> tuple[str, Place | None, AppOffers]:
+    """Give what says which pools a backend is in."""
+    return backend.region, backend.place, backend.apps
