@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from agent.gpus import gpu_id, max_gpus
 from settings import load_toml, read_secret
 
 ENVIRONMENT_PREFIX = "MOONHOST_AGENT"
@@ -70,6 +71,7 @@ Address = Annotated[IPv4Address | IPv6Address, PlainValidator(_address)]
 Name = Annotated[str, AfterValidator(_name)]
 Port = Annotated[int, Field(ge=1, le=MAX_PORT)]
 PortRanges = Annotated[str, AfterValidator(_port_ranges)]
+GpuId = Annotated[str, AfterValidator(gpu_id)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
 
@@ -120,7 +122,7 @@ class AppConfig(_Section):
 
 
 class GpuConfig(_Section):
-    """A host's GPU, as far as its owner wants to say."""
+    """A host's GPU as its owner states it, instead of any reading."""
 
     name: Annotated[str, Field(min_length=1, max_length=MAX_TITLE_CHARACTERS)]
     vendor: Annotated[str, Field(max_length=MAX_TITLE_CHARACTERS)] = ""
@@ -133,6 +135,9 @@ class HostConfig(_Section):
     A host on loopback sees every session from a source address of its own. One that is elsewhere
     sees them all from this machine's address; if it tells sessions apart by address alone, the
     edge must not let two launches overlap there.
+
+    `gpus` names those of this machine's GPUs that the host uses. Without it they are the ones with
+    the most memory, or none for a host whose address is not this machine's.
     """
 
     name: Name
@@ -146,6 +151,18 @@ class HostConfig(_Section):
     max_sessions: Annotated[int, Field(ge=1, le=1024)] = 4
     apps: Annotated[tuple[AppConfig, ...], Field(max_length=MAX_APPS)] | None = None
     gpu: GpuConfig | None = None
+    gpus: Annotated[tuple[GpuId, ...], Field(max_length=max_gpus)] | None = None
+
+    @model_validator(mode="after")
+    def _stated_or_read(self) -> HostConfig:
+        if self.gpu is not None and self.gpus is not None:
+            raise ValueError("set gpu (stated, not read) or gpus (which to read), and not both")
+        return self
+
+    @property
+    def reads_gpus(self) -> bool:
+        """Whether this host may use a GPU that has to be read."""
+        return self.gpu is None and self.gpus != ()
 
     @property
     def udp_port_ranges(self) -> tuple[range, ...]:
@@ -168,6 +185,7 @@ class LimitsConfig(_Section):
     flow_grace_s: Seconds = 30.0
     host_api_timeout_s: Seconds = 3.0
     probe_timeout_s: Seconds = 2.0
+    reading_timeout_s: Seconds = 3.0
 
 
 class AgentConfig(_Section):

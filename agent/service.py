@@ -17,6 +17,7 @@ from agent.addresses import SourceAddresses
 from agent.config import AgentConfig, EdgeConfig, HostConfig, token_of
 from agent.errors import HostApiError
 from agent.flows import FlowRelay
+from agent.machine import Machine
 from agent.streams import StreamRelay
 from agent.targets import target_of
 from agent.telemetry import Telemetry
@@ -47,7 +48,16 @@ async def run_agent(
         max_origins=4 * (config.limits.max_streams + config.limits.max_flows)
     )
     async with AsyncExitStack() as stack:
-        telemetry = await stack.enter_async_context(Telemetry.open(config.hosts, config.limits))
+        machine = await stack.enter_async_context(
+            Machine.open(
+                timeout_s=config.limits.reading_timeout_s,
+                # An owner who states all GPUs wants none read.
+                read_gpus=any(host.reads_gpus for host in config.hosts),
+            )
+        )
+        telemetry = await stack.enter_async_context(
+            Telemetry.open(config.hosts, config.limits, machine.read)
+        )
         flows = await stack.enter_async_context(FlowRelay.open(addresses, config.limits))
         # Before the first hello, so that players see the apps as soon as they see the host.
         await telemetry.refresh_apps()

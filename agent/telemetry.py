@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
-import msgspec
 import structlog
 import trio
+from msgspec.structs import replace
 
-from agent.config import GpuConfig, HostConfig, LimitsConfig
+from agent.budget import fit, max_app_bytes, max_gpu_bytes
+from agent.config import HostConfig, LimitsConfig
 from agent.errors import HostApiError
+from agent.host_gpus import HostGpus
+from agent.machine import MachineState
 from agent.wolf import WolfApi
-from revdial.messages import AppOffer, GpuReport, Heartbeat, HostOffer, HostReport
-
-max_app_bytes = 36_864
-"""Of all hosts' apps together, so that a hello stays within a control message."""
+from revdial.messages import AppOffer, Heartbeat, HostOffer, HostReport
 
 
 class Telemetry:
-    """Watches the configured hosts; made by ``async with Telemetry.open(hosts, limits)``."""
+    """Watches the configured hosts; made by ``async with Telemetry.open(hosts, limits, …)``."""
 
-    def __init__(self, watches: Sequence[_HostWatch]) -> None:
+    def __init__(
+        self, watches: Sequence[_HostWatch], read_machine: Callable[[], Awaitable[MachineState]]
+    ) -> None:
+        self._read_machine = read_machine
         self._watches = tuple(watches)
         self._apis = {watch.name: watch.api for watch in watches}
 
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, hosts: Sequence[HostConfig], limits: LimitsConfig
+        cls,
+        hosts: Sequence[HostConfig],
+        limits: LimitsConfig,
+        read_machine: Callable[[], Awaitable[MachineState]],
     ) -> AsyncIterator[Telemetry]:
-        """Open the hosts' APIs; asks them nothing yet."""
+        """Open the hosts' APIs; asks them nothing yet. `read_machine` keeps its own deadline."""
         async with AsyncExitStack() as stack:
             watches = []
             for host in hosts:
@@ -39,10 +45,8 @@ class Telemetry:
                     api = await stack.enter_async_context(
                         WolfApi.open(host.wolf_socket, timeout_s=limits.host_api_timeout_s)
                     )
-                watches.append(
-                    _HostWatch(host, api, limits.probe_timeout_s, max_app_bytes // len(hosts))
-                )
-            yield cls(watches)
+                watches.append(_HostWatch(host, api, limits.probe_timeout_s, len(hosts)))
+            yield cls(watches, read_machine)
 
     def api(self, host: str) -> WolfApi | None:
         """Give the API of a host, if it has one."""
@@ -59,7 +63,7 @@ class Telemetry:
         return tuple(watch.offer() for watch in self._watches)
 
     async def heartbeat(self) -> Heartbeat:
-        """Look at all hosts at once."""
+        """Look at all hosts and at the machine at once."""
         reports: dict[str, HostReport] = {}
 
         async def look(watch: _HostWatch) -> None:
@@ -68,24 +72,33 @@ class Telemetry:
         async with trio.open_nursery() as nursery:
             for watch in self._watches:
                 nursery.start_soon(look, watch)
+            machine = await self._read_machine()
+        load = machine.load
         return Heartbeat(
-            hosts=tuple(reports[watch.name] for watch in self._watches),
-            gpus=tuple(_gpu(watch.gpu) for watch in self._watches if watch.gpu is not None),
+            hosts=tuple(
+                replace(reports[watch.name], gpus=watch.gpus.reports(machine))
+                for watch in self._watches
+            ),
+            cpu_percent=load.cpu_percent,
+            memory_used_bytes=load.memory_used_bytes,
+            memory_total_bytes=load.memory_total_bytes,
+            network_receive_bits_per_s=load.network_receive_bits_per_s,
+            network_send_bits_per_s=load.network_send_bits_per_s,
         )
 
 
 class _HostWatch:
-    """One host: its apps as last heard and as last told, its ports, its sessions."""
+    """One host: its apps as last heard and as last told, its ports, its sessions, its GPUs."""
 
     def __init__(
-        self, host: HostConfig, api: WolfApi | None, probe_timeout_s: float, max_bytes: int
+        self, host: HostConfig, api: WolfApi | None, probe_timeout_s: float, hosts: int
     ) -> None:
         self.name = host.name
-        self.gpu = host.gpu
+        self.gpus = HostGpus(host, max_gpu_bytes // hosts)
         self.api = api
         self._host = host
         self._probe_timeout_s = probe_timeout_s
-        self._max_app_bytes = max_bytes
+        self._max_app_bytes = max_app_bytes // hosts
         self._apps: tuple[AppOffer, ...] = ()
         self._told: tuple[AppOffer, ...] | None = None
         self._api_answers = True
@@ -168,19 +181,3 @@ class _HostWatch:
                 return
             ports[service] = True
             await stream.aclose()
-
-
-def fit(apps: Sequence[AppOffer], max_bytes: int) -> tuple[AppOffer, ...]:
-    """Give the first of `apps` that, written as JSON, take no more than `max_bytes`."""
-    kept = []
-    left = max_bytes
-    for app in apps:
-        left -= len(msgspec.json.encode(app)) + 1
-        if left < 0:
-            break
-        kept.append(app)
-    return tuple(kept)
-
-
-def _gpu(gpu: GpuConfig) -> GpuReport:
-    return GpuReport(name=gpu.name, vendor=gpu.vendor, memory_total_bytes=gpu.memory_total_bytes)

@@ -72,8 +72,15 @@ def _messages_seeds() -> list[bytes]:
             "agent", "eu", 1.5, -2.5, "moonhost", (messages.HostOffer("h", apps=(app,)),)
         ),
         messages.Heartbeat(
-            (messages.HostReport("h", reachable=True, ports={"47989": True}, apps=(app,)),),
-            (messages.GpuReport("gpu", "v", 1, 2),),
+            (
+                messages.HostReport(
+                    "h",
+                    reachable=True,
+                    ports={"47989": True},
+                    apps=(app,),
+                    gpus=(messages.GpuReport("gpu", "v", 1, 2),),
+                ),
+            ),
             cpu_percent=12.5,
         ),
         messages.DialFailed("id", "refused", "no"),

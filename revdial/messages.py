@@ -17,6 +17,7 @@ from revdial.framing import Buffer
 
 protocol_version = 2
 max_control_message_bytes = 65_536
+max_count = 2**53
 
 Json: TypeAlias = Any
 
@@ -24,7 +25,7 @@ Short = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 Label = Annotated[str, msgspec.Meta(max_length=128)]
 Sentence = Annotated[str, msgspec.Meta(max_length=1024)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=max_count)]
 Latitude = Annotated[float, msgspec.Meta(ge=-90, le=90)]
 Longitude = Annotated[float, msgspec.Meta(ge=-180, le=180)]
 
@@ -75,16 +76,6 @@ class HostOffer(msgspec.Struct, frozen=True, omit_defaults=True):
     rtsp_port: Port = 48010
 
 
-class HostReport(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How one host is now; `None` means not known, or unchanged since the hello for `apps`."""
-
-    name: Short
-    reachable: bool
-    ports: dict[Label, bool] = {}
-    sessions: Count | None = None
-    apps: Annotated[tuple[AppOffer, ...], msgspec.Meta(max_length=512)] | None = None
-
-
 class GpuReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """Memory of one GPU; `None` where the driver does not tell."""
 
@@ -92,6 +83,20 @@ class GpuReport(msgspec.Struct, frozen=True, omit_defaults=True):
     vendor: Label = ""
     memory_used_bytes: Count | None = None
     memory_total_bytes: Count | None = None
+
+
+class HostReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How one host is now; `None` means not known, or unchanged since the hello for `apps`.
+
+    `gpus` are those that the host uses, as far as its agent can tell.
+    """
+
+    name: Short
+    reachable: bool
+    ports: dict[Label, bool] = {}
+    sessions: Count | None = None
+    apps: Annotated[tuple[AppOffer, ...], msgspec.Meta(max_length=512)] | None = None
+    gpus: Annotated[tuple[GpuReport, ...], msgspec.Meta(max_length=16)] = ()
 
 
 class Hello(_Message, frozen=True):
@@ -107,11 +112,15 @@ class Hello(_Message, frozen=True):
 
 
 class Heartbeat(_Message, frozen=True):
-    """Agent to edge, every `Welcome.heartbeat_interval_s`."""
+    """Agent to edge, every `Welcome.heartbeat_interval_s`: the hosts, and the agent's machine.
+
+    CPU and network are of the time since the heartbeat before; `None` means not known.
+    """
 
     hosts: Annotated[tuple[HostReport, ...], msgspec.Meta(max_length=64)] = ()
-    gpus: Annotated[tuple[GpuReport, ...], msgspec.Meta(max_length=64)] = ()
     cpu_percent: float | None = None
+    memory_used_bytes: Count | None = None
+    memory_total_bytes: Count | None = None
     network_receive_bits_per_s: Count | None = None
     network_send_bits_per_s: Count | None = None
 

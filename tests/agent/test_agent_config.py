@@ -99,6 +99,36 @@ def test_what_is_refused(tmp_path: Path, old: str, new: str, complaint: str) -> 
     assert found.startswith(complaint)
 
 
+@pytest.mark.parametrize(
+    ("settings", "gpus", "reads"),
+    [
+        ("", None, True),
+        ('gpus = ["00000000:01:00.0", "card1"]', ("0000:01:00.0", "card1"), True),
+        ("gpus = []", (), False),
+        ('gpu = { name = "Arc A770" }', None, False),
+    ],
+)
+def test_a_hosts_gpus_are_read_or_stated(
+    tmp_path: Path, settings: str, gpus: tuple[str, ...] | None, reads: bool
+) -> None:
+    host = loaded(tmp_path, f"{MINIMAL}{settings}\n").hosts[0]
+    assert host.gpus == gpus
+    assert host.reads_gpus is reads
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ('gpus = ["RTX 4090"]', "hosts.0.gpus.0: name a GPU by its PCI address"),
+        ('gpus = ["card0"]\ngpu = { name = "A770" }', "hosts.0: set gpu (stated, not read) or"),
+        (f"gpus = {['card0'] * 17}", "hosts.0.gpus: "),
+    ],
+)
+def test_gpus_that_are_refused(tmp_path: Path, settings: str, complaint: str) -> None:
+    (found,) = complaints(tmp_path, f"{MINIMAL}{settings}\n")
+    assert found.startswith(complaint)
+
+
 def test_an_agent_without_hosts_is_none(tmp_path: Path) -> None:
     text = "hosts = []\n" + MINIMAL.replace('[[hosts]]\nname = "wolf"', "")
     assert complaints(tmp_path, text) == ["hosts: an agent has 1 to 64 hosts"]

@@ -24,7 +24,7 @@ from agent.service import _own_address, _software, run_agent
 from revdial.errors import DialRefused, RequestFailed
 from revdial.framing import gather
 from revdial.listener import TunnelListener
-from revdial.messages import AppOffer
+from revdial.messages import AppOffer, Heartbeat
 from revdial.tunnel import AgentTunnel
 from settings import ConfigError
 from tests.waiting import until
@@ -136,6 +136,7 @@ async def test_an_agent_introduces_itself_and_its_hosts(tmp_path: Path) -> None:
         report = (await tunnel.heartbeats.receive()).hosts[0]
         assert report.reachable
         assert (report.sessions, report.apps) == (0, None)
+        assert (tunnel.last_heartbeat or Heartbeat()).memory_total_bytes
 
 
 async def test_a_stream_reaches_the_host_from_its_origins_address(tmp_path: Path) -> None:

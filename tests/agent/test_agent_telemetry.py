@@ -15,8 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from agent.budget import fit, max_app_bytes, max_gpu_bytes
 from agent.config import HostConfig, LimitsConfig
-from agent.telemetry import Telemetry, fit, max_app_bytes
+from agent.gpus import Gpu, max_gpus
+from agent.load import Load
+from agent.machine import MachineState
+from agent.telemetry import Telemetry
 from revdial.messages import (
     AppOffer,
     GpuReport,
@@ -41,13 +45,20 @@ async def ports(count: int) -> AsyncIterator[list[int]]:
         yield [listener.socket.getsockname()[1] for listener in opened]
 
 
+async def unread() -> MachineState:
+    """A machine that says nothing of itself."""
+    return MachineState()
+
+
 def config(**settings: Any) -> HostConfig:
     return HostConfig.model_validate({"name": "wolf", **settings})
 
 
 async def test_a_hello_offers_what_is_configured() -> None:
     host = config(max_sessions=3, http_port=1, https_port=2, rtsp_port=3, apps=[DESKTOP])
-    async with Telemetry.open([host, config(name="two", kind="sunshine")], LimitsConfig()) as it:
+    async with Telemetry.open(
+        [host, config(name="two", kind="sunshine")], LimitsConfig(), unread
+    ) as it:
         await it.refresh_apps()
         first, second = it.offers()
         assert (first.name, first.kind, first.max_sessions) == ("wolf", "wolf", 3)
@@ -60,14 +71,14 @@ async def test_a_hello_offers_what_is_configured() -> None:
 async def test_a_heartbeat_tells_which_ports_answer() -> None:
     async with ports(3) as (http, https, rtsp):
         host = config(http_port=http, https_port=https, rtsp_port=rtsp)
-        async with Telemetry.open([host], LimitsConfig()) as telemetry:
+        async with Telemetry.open([host], LimitsConfig(), unread) as telemetry:
             telemetry.offers()
             (report,) = (await telemetry.heartbeat()).hosts
             assert report.reachable
             assert report.ports == {"http": True, "https": True, "rtsp": True}
             assert (report.sessions, report.apps) == (None, None)
         broken = config(http_port=http, https_port=https, rtsp_port=1)
-        async with Telemetry.open([broken], LimitsConfig()) as telemetry:
+        async with Telemetry.open([broken], LimitsConfig(), unread) as telemetry:
             (report,) = (await telemetry.heartbeat()).hosts
             assert not report.reachable
             assert report.ports == {"http": True, "https": True, "rtsp": False}
@@ -80,7 +91,7 @@ async def test_a_port_that_swallows_connections_does_not_answer(
         await trio.sleep_forever()
 
     monkeypatch.setattr(trio, "open_tcp_stream", never)
-    async with Telemetry.open([config()], LimitsConfig(probe_timeout_s=2)) as telemetry:
+    async with Telemetry.open([config()], LimitsConfig(probe_timeout_s=2), unread) as telemetry:
         started = trio.current_time()
         (report,) = (await telemetry.heartbeat()).hosts
         assert not any(report.ports.values())
@@ -91,7 +102,7 @@ async def test_apps_and_sessions_come_from_the_hosts_api(tmp_path: Path) -> None
     path = tmp_path / "wolf.sock"
     async with (
         fake_wolf(path) as wolf,
-        Telemetry.open([config(wolf_socket=path)], LimitsConfig()) as telemetry,
+        Telemetry.open([config(wolf_socket=path)], LimitsConfig(), unread) as telemetry,
     ):
         wolf.script("GET", "/apps", {"apps": [DESKTOP]})
         wolf.script("GET", "/sessions", {"sessions": [{}, {}]})
@@ -111,7 +122,7 @@ async def test_apps_and_sessions_come_from_the_hosts_api(tmp_path: Path) -> None
 async def test_a_list_in_the_configuration_wins(tmp_path: Path) -> None:
     path = tmp_path / "wolf.sock"
     host = config(wolf_socket=path, apps=[STEAM])
-    async with fake_wolf(path) as wolf, Telemetry.open([host], LimitsConfig()) as telemetry:
+    async with fake_wolf(path) as wolf, Telemetry.open([host], LimitsConfig(), unread) as telemetry:
         wolf.script("GET", "/apps", {"apps": [DESKTOP]})
         await telemetry.heartbeat()
         assert telemetry.offers()[0].apps == (AppOffer("Steam", 2),)
@@ -120,7 +131,7 @@ async def test_a_list_in_the_configuration_wins(tmp_path: Path) -> None:
 
 async def test_a_failing_api_keeps_the_apps_and_is_told_once(tmp_path: Path) -> None:
     path = tmp_path / "wolf.sock"
-    async with Telemetry.open([config(wolf_socket=path)], LimitsConfig()) as telemetry:
+    async with Telemetry.open([config(wolf_socket=path)], LimitsConfig(), unread) as telemetry:
         with capture_logs() as logs:
             async with fake_wolf(path) as wolf:
                 wolf.script("GET", "/apps", {"apps": [DESKTOP]})
@@ -140,23 +151,54 @@ async def test_a_failing_api_keeps_the_apps_and_is_told_once(tmp_path: Path) -> 
     assert events == ["host_api_failed", "host_api_answers_again"]
 
 
-async def test_gpus_are_what_the_configuration_says() -> None:
+async def test_a_gpu_that_is_stated_is_told_as_it_is() -> None:
     gpu = {"name": "RX 7900", "vendor": "amd", "memory_total_bytes": 24 << 30}
-    async with Telemetry.open([config(gpu=gpu), config(name="b")], LimitsConfig()) as telemetry:
+    async with Telemetry.open(
+        [config(gpu=gpu), config(name="b")], LimitsConfig(), unread
+    ) as telemetry:
         heartbeat = await telemetry.heartbeat()
-    assert heartbeat.gpus == (GpuReport("RX 7900", "amd", None, 24 << 30),)
+    first, second = heartbeat.hosts
+    assert first.gpus == (GpuReport("RX 7900", "amd", None, 24 << 30),)
+    assert second.gpus == ()
+
+
+async def test_a_heartbeat_tells_how_the_machine_is() -> None:
+    load = Load(12.5, 3, 4, 5, 6)
+    gpu = Gpu(("0000:01:00.0",), "RTX", "nvidia", "nvidia", 1, 2)
+
+    async def read_machine() -> MachineState:
+        return MachineState(load, (gpu,))
+
+    hosts = [config(), config(name="two", gpus=["01:00.0"])]
+    async with Telemetry.open(hosts, LimitsConfig(), read_machine) as telemetry:
+        heartbeat = await telemetry.heartbeat()
+    assert [host.gpus for host in heartbeat.hosts] == [(GpuReport("RTX", "nvidia", 1, 2),)] * 2
+    assert heartbeat.cpu_percent == 12.5
+    assert (heartbeat.memory_used_bytes, heartbeat.memory_total_bytes) == (3, 4)
+    assert heartbeat.network_receive_bits_per_s == 5
+    assert heartbeat.network_send_bits_per_s == 6
+    assert decode_from_agent(encode(heartbeat)) == heartbeat
 
 
 async def test_more_apps_than_a_message_holds_are_left_out_with_a_warning() -> None:
     apps = [
         {"title": f"{number} " + "\N{VIDEO GAME}" * 120, "id": number} for number in range(1, 513)
     ]
-    hosts = [config(name=f"{number}-{'n' * 60}", apps=apps) for number in range(64)]
+    hosts = [config(name=f"{number:02}-{'n' * 60}", apps=apps) for number in range(64)]
+    gpus = tuple(
+        Gpu((f"0000:{number:02x}:00.0",), "n" * 64, "v" * 6, "", 1 << 40, 1 << 40)
+        for number in range(max_gpus)
+    )
+
+    async def read_machine() -> MachineState:
+        return MachineState(Load(99.9, 1 << 45, 1 << 45, 1 << 45, 1 << 45), gpus)
+
     with capture_logs() as logs:
-        async with Telemetry.open(hosts, LimitsConfig()) as telemetry:
-            offers = telemetry.offers()
+        async with Telemetry.open(hosts, LimitsConfig(), read_machine) as telemetry:
             heartbeat = await telemetry.heartbeat()
-    assert {entry["event"] for entry in logs} == {"apps_left_out"}
+            offers = telemetry.offers()
+    assert {entry["event"] for entry in logs} == {"apps_left_out", "gpus_left_out"}
+    assert all(report.apps and report.gpus for report in heartbeat.hosts)
     hello = Hello(agent_id="a" * 64, region="r" * 64, software="s" * 64, hosts=offers)
     assert all(offer.apps for offer in offers)
     assert decode_from_agent(encode(hello)) == hello
@@ -177,4 +219,4 @@ def test_what_fits_is_the_longest_beginning_that_does(apps: list[AppOffer], limi
 
 
 def test_apps_leave_room_for_the_rest_of_a_hello() -> None:
-    assert max_app_bytes < max_control_message_bytes
+    assert max_app_bytes + max_gpu_bytes < max_control_message_bytes

@@ -33,7 +33,14 @@ from revdial.messages import (
 
 FROM_AGENT: list[FromAgent] = [
     Hello("a1", "berlin", 52.5, 13.4, "moonhost/1", (HostOffer("h1", apps=(AppOffer("X", 7),)),)),
-    Heartbeat((HostReport("h1", True, {"http": True}, 1),), (GpuReport("RTX", "nvidia", 1, 2),)),
+    Heartbeat(
+        (HostReport("h1", True, {"http": True}, 1, gpus=(GpuReport("RTX", "nvidia", 1, 2),)),),
+        12.5,
+        3,
+        2**53,
+        5,
+        6,
+    ),
     DialFailed("id", "not_allowed", "no"),
     Reply("id", True, {"a": [1, None]}),
 ]
@@ -61,6 +68,32 @@ def test_what_the_edge_says_comes_back(message: FromEdge) -> None:
 def test_unknown_fields_are_left_to_newer_peers() -> None:
     said = json.loads(encode(Hello("a1"))) | {"colour": "blue"}
     assert decode_from_agent(json.dumps(said)) == Hello("a1")
+
+
+def test_what_older_agents_say_of_gpus_is_passed_over() -> None:
+    said = {"type": "heartbeat", "gpus": [{"name": "RTX"}]}
+    assert decode_from_agent(json.dumps(said)) == Heartbeat()
+
+
+@pytest.mark.parametrize(
+    "heartbeat",
+    [
+        Heartbeat((HostReport("h1", True, gpus=(GpuReport("RTX"),) * 17),)),
+        Heartbeat((HostReport("h1", True, gpus=(GpuReport("x" * 129),)),)),
+        Heartbeat((HostReport("h1", True, gpus=(GpuReport("RTX", "", -1),)),)),
+        Heartbeat((HostReport("h1", True, gpus=(GpuReport("RTX", "", 1, 2**53 + 1),)),)),
+        Heartbeat(memory_used_bytes=-1),
+        Heartbeat(memory_total_bytes=2**53 + 1),
+    ],
+)
+def test_figures_have_bounds(heartbeat: Heartbeat) -> None:
+    with pytest.raises(BadMessage):
+        encode(heartbeat)
+
+
+def test_a_host_has_up_to_16_gpus() -> None:
+    heartbeat = Heartbeat((HostReport("h1", True, gpus=(GpuReport("RTX"),) * 16),))
+    assert decode_from_agent(encode(heartbeat)) == heartbeat
 
 
 anything = st.recursive(
