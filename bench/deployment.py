@@ -23,7 +23,7 @@ from typing import Any, Final
 import trio
 
 from backends.model import backend_id
-from backends.registry import Reservation
+from backends.slots import Reservation
 from backends.sqlite import SqliteStore
 from backends.tokens import new_agent_token, token_hash
 from backends.vault import load_or_create_key

@@ -18,7 +18,7 @@ from agent.errors import HostApiError
 from agent.wolf import WolfApi
 from backends.model import BackendId
 from backends.records import SessionRecord
-from backends.registry import Reservation
+from backends.slots import Reservation
 from fuzz import captures
 from fuzz.media_targets import MEDIA_TARGETS
 from fuzz.target import Target, as_datagrams, check_error, chunks, datagrams, promise

@@ -8,8 +8,9 @@ from typing import Final
 import structlog
 import trio
 
-from backends.apps import CatalogueApp
+from backends.catalogue import CatalogueApp
 from backends.errors import StoreError
+from backends.model import State
 from moonlight.http import Query
 from moonlight.identity import ClientId
 from proxy.errors import EdgeError
@@ -46,7 +47,9 @@ class Assets:
         if (known := self._pictures.get(app.id)) is not None:
             self._pictures.move_to_end(app.id)
             return known
-        healthy = {backend.id for backend in self._fleet.backends() if backend.healthy}
+        healthy = {
+            backend.id for backend in self._fleet.backends() if backend.state is not State.UNHEALTHY
+        }
         for backend, native_id in sorted(app.offers.items()):
             if backend not in healthy:
                 continue

@@ -2,40 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Final
 
 import structlog
 import trio
 
-from backends.apps import AppCatalogue, titles_of
-from backends.errors import InvalidOffer
-from backends.model import AppOffer, Backend, BackendId
-from backends.registry import (
-    AgentOffering,
-    ConnectionId,
-    HostOffering,
-    HostStatus,
-    Registry,
-    Reservation,
-)
-from backends.selection import Decision, LaunchIntent, select
+from backends.apps import AppOffer
+from backends.candidates import Candidates
+from backends.catalogue import AppCatalogue, titles_of
+from backends.errors import InvalidOffer, NoBackend
+from backends.geography import ClientPlace
+from backends.model import Backend, BackendId, Health
+from backends.offerings import AgentOffering, GpuMemory, HostOffering, HostStatus
+from backends.policies import ByDistance, Policy
+from backends.records import DrainRecord
+from backends.registry import ConnectionId, Registry, tunnel_down
+from backends.selection import Decision, Explanation, LaunchIntent, explain, select
+from backends.slots import Reservation
 from backends.store import Store
 from backends.tokens import token_hash
+from proxy.access import Access
 from proxy.errors import HostUnavailable
+from proxy.events import Events
 from revdial import messages
 from revdial.tunnel import AgentTunnel
 
 _log = structlog.get_logger()
 
+min_gpu_memory_bytes: Final = 2 << 30
+"""A smaller GPU is one that borrows the machine's memory: its own little bit is always full."""
+
+
+def _nowhere(_address: str) -> ClientPlace:
+    return ClientPlace()
+
+
+@dataclass(frozen=True, slots=True)
+class _Catalogue:
+    apps_version: int
+    whole: AppCatalogue
+
 
 class Fleet:
-    """Which tunnel leads to which backend, and which backend a launch goes to."""
+    """Which tunnel leads to which backend, and which backend a launch goes to.
 
-    def __init__(self, store: Store, registry: Registry) -> None:
+    Args:
+        store: what is kept of apps, stickiness, tokens and drains.
+        registry: the backends.
+        policy: chooses among regions.
+        locate: tells where a client with an IP address is.
+        events: is told of every change of a backend's state.
+
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        *,
+        policy: Policy | None = None,
+        locate: Callable[[str], ClientPlace] = _nowhere,
+        events: Events | None = None,
+    ) -> None:
+        self.locate = locate
+        self.decisions: Counter[str] = Counter()
+        """Backends chosen, by reason."""
+        self.refusals: Counter[str] = Counter()
+        """Launches for which there was none, by reason."""
+        self.failovers: Counter[str] = Counter()
+        """Backends that failed to start what they were chosen for, by reason."""
+        self.transitions: Counter[str] = Counter()
+        """Changes of backends' states, by the new one."""
+        self.events = events or Events()
         self._store = store
         self._registry = registry
+        self._policy = policy or ByDistance()
         self._tunnels: dict[str, AgentTunnel] = {}
+        self._heartbeats: dict[str, messages.Heartbeat] = {}
+        self._drains: tuple[DrainRecord, ...] = ()
+        self._catalogue: _Catalogue | None = None
         self._arrival = trio.Event()
 
     async def authenticate(self, token: str) -> str | None:
@@ -43,7 +92,7 @@ class Fleet:
         return await self._store.agent_for_token_hash(token_hash(token))
 
     async def serve_agent(self, tunnel: AgentTunnel) -> None:
-        """Offer an agent's hosts for as long as its tunnel stands."""
+        """Offer an agent's hosts; when its tunnel ends they are unhealthy, and later forgotten."""
         try:
             connection = self._registry.agent_connected(_offering(tunnel), now=trio.current_time())
         except InvalidOffer as error:
@@ -52,55 +101,119 @@ class Fleet:
             )
             return
         self._tunnels[tunnel.agent_id] = tunnel
+        self._note_transitions()
         self._arrival.set()
         self._arrival = trio.Event()
         try:
             async for heartbeat in tunnel.heartbeats:
                 self._note(tunnel, connection, heartbeat)
         finally:
-            self._registry.agent_gone(tunnel.agent_id, connection)
+            self._registry.agent_gone(tunnel.agent_id, connection, now=trio.current_time())
             if self._tunnels.get(tunnel.agent_id) is tunnel:
                 del self._tunnels[tunnel.agent_id]
+                self._heartbeats.pop(tunnel.agent_id, None)
+            self._note_transitions()
 
     def _note(
         self, tunnel: AgentTunnel, connection: ConnectionId, heartbeat: messages.Heartbeat
     ) -> None:
-        changed = self._registry.heartbeat(
+        if self._tunnels.get(tunnel.agent_id) is tunnel:
+            self._heartbeats[tunnel.agent_id] = heartbeat
+        self._registry.heartbeat(
             tunnel.agent_id,
             connection,
             [_status(report) for report in heartbeat.hosts],
             now=trio.current_time(),
             rtt_s=tunnel.rtt_s,
         )
-        for backend in changed:
-            _log.info("backend_health", backend=backend.id, healthy=backend.healthy)
+        self._note_transitions()
+
+    def _note_transitions(self) -> None:
+        for change in self._registry.transitions():
+            after = "gone" if change.after is None else str(change.after)
+            self.transitions[after] += 1
+            details = {"before": "new" if change.before is None else str(change.before)}
+            if change.trouble is not None:
+                details["trouble"] = change.trouble
+            self.events.note("backend_state", change.backend_id, state=after, **details)
+
+    def last_heartbeat(self, agent_id: str) -> messages.Heartbeat | None:
+        """Return what a connected agent said last."""
+        return self._heartbeats.get(agent_id)
+
+    def drains(self) -> tuple[DrainRecord, ...]:
+        """Return the drains as last read from the store."""
+        return self._drains
 
     async def load_drains(self) -> None:
         """Take over which backends and agents drain, as the store has it."""
-        drains = await self._store.list_drains()
-        self._registry.set_drains(drain.target for drain in drains)
+        self._drains = await self._store.list_drains()
+        self._registry.set_drains(drain.target for drain in self._drains)
+        self._note_transitions()
+
+    def is_overdue(self, backend_id: BackendId, now: datetime) -> bool:
+        """Tell whether a backend has drained for as long as its sessions were given."""
+        targets = (backend_id, backend_id.partition("/")[0])
+        return any(
+            drain.target in targets and drain.deadline is not None and drain.deadline <= now
+            for drain in self._drains
+        )
+
+    def _candidates(self) -> Candidates:
+        candidates = self._registry.candidates(now=trio.current_time())
+        self._note_transitions()
+        return candidates
 
     def backends(self) -> tuple[Backend, ...]:
-        """Return all backends as they are now."""
-        return self._registry.snapshot(now=trio.current_time())
+        """Return all backends as they are now, by id; those away for a short while included."""
+        return tuple(self._candidates())
 
     def backend(self, backend_id: BackendId) -> Backend | None:
-        """Return one backend, if its agent is connected."""
-        return next((known for known in self.backends() if known.id == backend_id), None)
+        """Return one backend, if it is known."""
+        return self._candidates().get(backend_id)
 
-    async def catalogue(self) -> AppCatalogue:
-        """Return the union of all backends' apps.
+    def is_down(self, backend_id: BackendId) -> bool:
+        """Tell whether a host is known not to answer; its agent being away says nothing of it."""
+        backend = self.backend(backend_id)
+        return (
+            backend is not None
+            and backend.health is Health.UNHEALTHY
+            and backend.trouble != tunnel_down
+        )
+
+    async def catalogue(self, access: Access | None = None) -> AppCatalogue:
+        """Return the union of all backends' apps, as far as a user may use them.
 
         Raises:
             backends.errors.StoreError: the store could not tell the apps' ids.
 
         """
-        backends = self.backends()
-        return AppCatalogue.merge(backends, await self._store.app_ids_for(titles_of(backends)))
+        candidates = self._candidates()
+        version = candidates.apps_version
+        if self._catalogue is None or self._catalogue.apps_version != version:
+            backends = tuple(candidates)
+            ids = await self._store.app_ids_for(titles_of(backends))
+            self._catalogue = _Catalogue(version, AppCatalogue.merge(backends, ids))
+        whole = self._catalogue.whole
+        return whole if access is None else self._allowed(whole, access)
 
-    async def choose(
-        self, intent: LaunchIntent, *, excluded: Iterable[BackendId] = ()
-    ) -> tuple[Decision, Reservation]:
+    def _allowed(self, catalogue: AppCatalogue, access: Access) -> AppCatalogue:
+        if access.apps is None and access.regions is None:
+            return catalogue
+        apps = []
+        for app in catalogue.apps:
+            if access.allows_app(app.title):
+                offers = {
+                    identifier: number
+                    for identifier, number in app.offers.items()
+                    if (backend := self.backend(identifier)) is not None
+                    and access.allows_region(backend.region)
+                }
+                if offers:
+                    apps.append(replace(app, offers=offers))
+        return AppCatalogue(tuple(apps))
+
+    async def choose(self, intent: LaunchIntent) -> tuple[Decision, Reservation]:
         """Choose a backend for a launch and take a slot there.
 
         Raises:
@@ -109,11 +222,53 @@ class Fleet:
 
         """
         sticky = await self._store.get_sticky(intent.client)
-        left_out = frozenset(excluded)
         # From here to the reservation nothing waits, so no two launches take one slot.
-        candidates = [known for known in self.backends() if known.id not in left_out]
-        decision = select(intent, candidates, sticky=sticky, now=datetime.now(UTC))
-        return decision, self._registry.reserve(decision.backend.id)
+        try:
+            decision = select(
+                intent,
+                self._candidates(),
+                sticky=sticky,
+                now=datetime.now(UTC),
+                policy=self._policy,
+            )
+            reservation = self._registry.reserve(decision.backend.id)
+        except NoBackend as error:
+            self.refusals[error.reason] += 1
+            raise
+        self.decisions[decision.reason] += 1
+        return decision, reservation
+
+    def has_room(self, intent: LaunchIntent) -> bool:
+        """Tell whether there is a backend for a launch, whatever is sticky."""
+        try:
+            select(intent, self._candidates(), now=datetime.now(UTC), policy=self._policy)
+        except NoBackend:
+            return False
+        return True
+
+    async def explain(self, intent: LaunchIntent, running: BackendId | None) -> Explanation:
+        """Tell what a launch would get now, and how every backend fares; changes nothing.
+
+        Raises:
+            backends.errors.StoreError: the store could not tell where the client played last.
+
+        """
+        sticky = await self._store.get_sticky(intent.client)
+        return explain(
+            intent,
+            self._candidates(),
+            sticky=sticky,
+            running=running,
+            now=datetime.now(UTC),
+            policy=self._policy,
+        )
+
+    def note_failure(self, backend_id: BackendId, reason: str, *, reached: bool) -> None:
+        """Count a launch that its backend failed; unless the host answered, that is a miss."""
+        self.failovers[reason] += 1
+        if not reached:
+            self._registry.launch_failed(backend_id, now=trio.current_time())
+            self._note_transitions()
 
     def started(self, reservation: Reservation) -> None:
         """Note that the host accepted the launch."""
@@ -171,12 +326,27 @@ def _offering(tunnel: AgentTunnel) -> AgentOffering:
 
 
 def _status(report: messages.HostReport) -> HostStatus:
+    closed = sorted(service for service, answers in report.ports.items() if not answers)
+    down = None if report.reachable else next(iter(closed), "host")
     return HostStatus(
         name=report.name,
-        reachable=report.reachable,
+        down=down,
         sessions=report.sessions,
         apps=None if report.apps is None else _apps(report.apps),
+        gpu_memory=_gpu_memory(report.gpus),
     )
+
+
+def _gpu_memory(gpus: Iterable[messages.GpuReport]) -> GpuMemory | None:
+    """Return the memory of the fullest GPU; None while no GPU tells both figures."""
+    known = [
+        GpuMemory(gpu.memory_used_bytes, gpu.memory_total_bytes)
+        for gpu in gpus
+        if gpu.memory_used_bytes is not None
+        and gpu.memory_total_bytes is not None
+        and gpu.memory_total_bytes >= min_gpu_memory_bytes
+    ]
+    return max(known, key=lambda memory: memory.used / memory.total, default=None)
 
 
 def _apps(offers: Iterable[messages.AppOffer]) -> tuple[AppOffer, ...]:

@@ -10,9 +10,7 @@ from typing import Final
 import structlog
 import trio
 
-from backends.apps import CatalogueApp, normalise_title
-from backends.errors import NoBackend
-from backends.model import Backend, BackendId
+from backends.catalogue import CatalogueApp
 from backends.selection import LaunchIntent
 from moonlight.errors import Malformed
 from moonlight.http import Query
@@ -25,20 +23,17 @@ from moonlight.launch import (
     resume_answer,
 )
 from moonlight.xml import Answer
+from proxy.access import Access, everything
 from proxy.config import ProxyConfig
-from proxy.errors import (
-    EdgeError,
-    HostRefused,
-    HostUnavailable,
-    Refused,
-)
+from proxy.errors import HostRefused, HostUnavailable, Refused
 from proxy.fleet import Fleet
-from proxy.host_apps import HostApps, cancel_timeout_s, edge_query, host_refused
+from proxy.host_apps import HostApps, cancel_timeout_s, edge_query
 from proxy.host_pairing import HostPairing
 from proxy.hosts import HostRequest
 from proxy.keyed_locks import KeyedLocks
+from proxy.launching import Launcher
 from proxy.session_keeper import SessionKeeper
-from proxy.sessions import Session, SessionId, SessionState, new_session_id
+from proxy.sessions import Session, SessionId, SessionState
 
 _log = structlog.get_logger()
 
@@ -68,12 +63,17 @@ class Play:
         self._sessions = keeper.table
         self._fleet = fleet
         self._host_apps = HostApps(fleet, pairing)
+        self._launcher = Launcher(config, fleet, self._host_apps)
         self._client_locks: KeyedLocks[ClientId] = KeyedLocks()
         self.accepting = True
         """False once the edge drains: no new launches, sessions go on."""
 
-    async def launch(self, client: ClientId, address: str, query: Query) -> Answer:
+    async def launch(
+        self, client: ClientId, address: str, query: Query, access: Access = everything
+    ) -> Answer:
         """Launch an app, or go on with it if this client's session runs it already.
+
+        `access` is what the client's user may use.
 
         Raises:
             Refused: the client cannot have what it asks for; the message is for its user.
@@ -93,7 +93,7 @@ class Play:
                 return launch_answer(url)
             if running is not None:
                 await self.keeper.end(running, "backend_gone")
-            return launch_answer(await self._launch(client, address, request))
+            return launch_answer(await self._launch(client, address, request, access))
 
     async def resume(self, client: ClientId, address: str, query: Query) -> Answer:
         """Go on with the client's running app, on the backend where it runs.
@@ -131,74 +131,44 @@ class Play:
         await self._host_apps.cancel(session.client, session.backend, session.id, query)
         await self.keeper.end(session, "cancelled")
 
-    async def _launch(self, client: ClientId, address: str, request: LaunchRequest) -> RtspUrl:
+    async def _launch(
+        self, client: ClientId, address: str, request: LaunchRequest, access: Access
+    ) -> RtspUrl:
         if not self.accepting:
             raise Refused(503, "draining", "This server is about to restart. Try again soon.")
         if len(self._sessions) >= self._config.sessions.max_sessions:
             raise Refused(503, "too_many_sessions", "This server is full. Please try again later.")
-        app = await self._app(request)
+        app = await self._app(request, access)
+        intent = LaunchIntent(client, app.title, self._fleet.locate(address), access.regions)
+        launched = await self._launcher.launch(client, intent, request)
         try:
-            decision, reservation = await self._fleet.choose(LaunchIntent(client, app.title))
-        except NoBackend as error:
-            raise Refused(503, error.reason, str(error)) from error
-        try:
-            backend = decision.backend.id
-            _log.info("backend_chosen", client=client[:12], backend=backend, reason=decision.reason)
-            session_id = new_session_id()
-            query = request.to_query(app_id=_native_id(decision.backend, app))
-            host_url = await self._launch_at_host(client, session_id, backend, query)
-            try:
-                session = Session(
-                    id=session_id,
-                    client=client,
-                    client_address=address,
-                    backend=backend,
-                    app_id=app.id,
-                    app_title=app.title,
-                    mode="{}x{}x{}".format(*request.mode),
-                    label=secrets.token_hex(_label_bytes),
-                    rtsp_port=self._rtsp_port(address, session_id),
-                    host_rtsp=host_url,
-                    state=SessionState.LAUNCHED,
-                    since=trio.current_time(),
-                    reservation=reservation,
-                )
-                await self.keeper.begin(session)
-            except BaseException:
-                await self._host_apps.undo(client, backend, session_id)
-                raise
+            session = Session(
+                id=launched.session,
+                client=client,
+                client_address=address,
+                backend=launched.backend,
+                app_id=app.id,
+                app_title=app.title,
+                mode="{}x{}x{}".format(*request.mode),
+                label=secrets.token_hex(_label_bytes),
+                rtsp_port=self._rtsp_port(address, launched.session),
+                host_rtsp=launched.host_rtsp,
+                state=SessionState.LAUNCHED,
+                since=trio.current_time(),
+                reservation=launched.reservation,
+            )
+            await self.keeper.begin(session)
         except BaseException:
-            self._fleet.release(reservation)
+            await self._launcher.undo(client, launched)
             raise
         return _own_url(session)
 
-    async def _app(self, request: LaunchRequest) -> CatalogueApp:
-        catalogue = await self._fleet.catalogue()
+    async def _app(self, request: LaunchRequest, access: Access) -> CatalogueApp:
+        catalogue = await self._fleet.catalogue(access)
         app = catalogue.by_id(request.app_id or 0)
         if app is None:
             raise Refused(404, "no_such_app", "No computer that has this app is online right now.")
         return app
-
-    async def _launch_at_host(
-        self, client: ClientId, session_id: SessionId, backend: BackendId, query: Query
-    ) -> RtspUrl:
-        timeout_s = self._config.sessions.launch_timeout_s
-        request = HostRequest("/launch", query, session_id, timeout_s=timeout_s)
-        try:
-            with trio.fail_after(timeout_s):
-                return await self._host_apps.start(client, backend, request)
-        except (EdgeError, trio.TooSlowError) as error:
-            if not (isinstance(error, HostRefused) and error.reason == host_refused):
-                # It may run there all the same, and nobody would ever end it.
-                await self._host_apps.undo(client, backend, session_id)
-            raise Refused(
-                503,
-                getattr(error, "reason", "host_timeout"),
-                "The computer chosen for you did not start the app. Try again.",
-            ) from error
-        except BaseException:
-            await self._host_apps.undo(client, backend, session_id)
-            raise
 
     async def _resume(self, session: Session, address: str, request: LaunchRequest) -> RtspUrl:
         query = request.query
@@ -231,7 +201,7 @@ class Play:
         return _own_url(session)
 
     async def _as_host_query(self, session: Session, request: LaunchRequest) -> Query:
-        app = await self._app(request)
+        app = await self._app(request, everything)
         return request.to_query(app_id=app.offers.get(session.backend))
 
     def _rtsp_port(self, address: str, session_id: SessionId) -> int:
@@ -246,7 +216,8 @@ class Play:
         """Tell whether a session's backend is gone; an agent may just be dialling anew."""
         with trio.move_on_after(agent_return_timeout_s):
             await self._fleet.wait_for_tunnel(session.backend)
-        return self._fleet.backend(session.backend) is None
+            return self._fleet.backend(session.backend) is None
+        return True
 
     @asynccontextmanager
     async def _alone(self, client: ClientId, *, timeout_s: float) -> AsyncIterator[None]:
@@ -265,12 +236,6 @@ def _parsed(query: Query, *, resume: bool) -> LaunchRequest:
         return LaunchRequest.parse(query, resume=resume)
     except Malformed as error:
         raise Refused(400, error.reason, str(error)) from error
-
-
-def _native_id(backend: Backend, app: CatalogueApp) -> int:
-    """Return what a backend that was chosen for an app calls that app."""
-    wanted = normalise_title(app.title)
-    return next(offer.id for offer in backend.apps if normalise_title(offer.title) == wanted)
 
 
 def _own_url(session: Session) -> RtspUrl:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from backends.records import SessionRecord
-from backends.registry import Reservation
+from backends.slots import Reservation
 from moonlight.flows import Flow
 from moonlight.identity import ClientId
 from moonlight.launch import RtspUrl

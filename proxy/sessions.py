@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import NewType
 
 from backends.model import BackendId
-from backends.registry import Reservation
+from backends.slots import Reservation
 from moonlight.flows import Flow
 from moonlight.identity import ClientId
 from moonlight.launch import RtspUrl

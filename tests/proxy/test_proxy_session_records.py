@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from proxy_fakes import BACKEND, session
 
 from backends.model import BackendId
-from backends.registry import Reservation
+from backends.slots import Reservation
 from moonlight.errors import ProtocolError
 from moonlight.flows import Flow
 from moonlight.identity import ClientId

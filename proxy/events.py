@@ -1,0 +1,41 @@
+"""What happened at an edge lately, for people who look at it: the last events, in memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import structlog
+
+_log = structlog.get_logger()
+
+max_events: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened to a backend, a drain or a session."""
+
+    at: datetime
+    kind: str
+    subject: str
+    """The backend's, agent's or session's id."""
+    details: dict[str, str]
+
+
+class Events:
+    """The newest events; each is logged as it happens."""
+
+    def __init__(self) -> None:
+        self._events: deque[Event] = deque(maxlen=max_events)
+
+    def note(self, kind: str, subject: str, **details: str) -> None:
+        """Keep and log an event; neither may hold a secret."""
+        self._events.append(Event(datetime.now(UTC), kind, subject, details))
+        _log.info(kind, subject=subject, **details)
+
+    def newest(self) -> list[Event]:
+        """Give the events, the newest first."""
+        return list(reversed(self._events))

@@ -1,0 +1,164 @@
+"""Starting an app at a host: the chosen one, or the next where that one fails.
+
+A player waits for one answer. So a host that cannot be reached, or says no, costs time but not the
+launch: each eligible backend is tried once, until the client's patience ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+import structlog
+import trio
+
+from backends.apps import normalise_title
+from backends.errors import NoBackend
+from backends.model import Backend, BackendId
+from backends.selection import Decision, LaunchIntent, Refusal
+from backends.slots import Reservation
+from moonlight.identity import ClientId
+from moonlight.launch import LaunchRequest, RtspUrl
+from proxy.config import ProxyConfig
+from proxy.errors import EdgeError, HostRefused, Refused
+from proxy.fleet import Fleet
+from proxy.host_apps import HostApps, host_refused
+from proxy.hosts import HostRequest
+from proxy.sessions import SessionId, new_session_id
+
+_log = structlog.get_logger()
+
+min_attempt_s: Final = 1.0
+"""With less left of the client's patience no other backend is tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """An app that a host has started, for a session to be made of it."""
+
+    session: SessionId
+    backend: BackendId
+    host_rtsp: RtspUrl
+    reservation: Reservation
+
+
+class Launcher:
+    """Finds a backend that starts an app; knows nothing of sessions."""
+
+    def __init__(self, config: ProxyConfig, fleet: Fleet, host_apps: HostApps) -> None:
+        self._config = config.sessions
+        self._fleet = fleet
+        self._host_apps = host_apps
+
+    async def launch(
+        self, client: ClientId, intent: LaunchIntent, request: LaunchRequest
+    ) -> Launched:
+        """Start an app somewhere; whoever takes the result gives its slot back in the end.
+
+        Raises:
+            Refused: nothing could be chosen, or nothing that was chosen started it.
+            backends.errors.StoreError: the store is away.
+
+        """
+        deadline = trio.current_time() + self._config.launch_timeout_s
+        failure: EdgeError | None = None
+        while True:
+            try:
+                decision, reservation = await self._fleet.choose(intent)
+            except NoBackend as error:
+                raise _refused(error, failure, len(intent.tried)) from failure or error
+            _log_choice(client, decision)
+            backend = decision.backend
+            try:
+                return await self._attempt(client, intent, request, decision, reservation, deadline)
+            except EdgeError as error:
+                self._fleet.release(reservation)
+                failure = error
+                self._note_failure(client, backend.id, error)
+            except BaseException:
+                self._fleet.release(reservation)
+                raise
+            intent = replace(intent, tried=intent.tried | {backend.id})
+            if deadline - trio.current_time() < min_attempt_s:
+                raise _refused(None, failure, len(intent.tried)) from failure
+
+    async def undo(self, client: ClientId, launched: Launched) -> None:
+        """End an app again that has become no session, and give its slot back."""
+        try:
+            await self._host_apps.undo(client, launched.backend, launched.session)
+        finally:
+            self._fleet.release(launched.reservation)
+
+    async def _attempt(
+        self,
+        client: ClientId,
+        intent: LaunchIntent,
+        request: LaunchRequest,
+        decision: Decision,
+        reservation: Reservation,
+        deadline: float,
+    ) -> Launched:
+        backend = decision.backend.id
+        timeout_s = deadline - trio.current_time()
+        if self._fleet.has_room(replace(intent, tried=intent.tried | {backend})):
+            # Not all of it, so that something is left for the other.
+            timeout_s = min(timeout_s, self._config.launch_attempt_timeout_s)
+        session = new_session_id()
+        query = request.to_query(app_id=_native_id(decision.backend, intent.app_title))
+        asked = HostRequest("/launch", query, session, timeout_s=timeout_s)
+        try:
+            with trio.fail_after(timeout_s):
+                url = await self._host_apps.start(client, backend, asked)
+        except BaseException as error:
+            if not (isinstance(error, HostRefused) and error.reason == host_refused):
+                # It may run there all the same, and nobody would ever end it.
+                await self._host_apps.undo(client, backend, session)
+            if isinstance(error, trio.TooSlowError):
+                raise EdgeError(
+                    "host_timeout", f"{backend} took longer than {timeout_s:g} s to launch"
+                ) from None
+            raise
+        return Launched(session, backend, url, reservation)
+
+    def _note_failure(self, client: ClientId, backend: BackendId, error: EdgeError) -> None:
+        self._fleet.note_failure(backend, error.reason, reached=isinstance(error, HostRefused))
+        _log.warning(
+            "launch_failed_at_backend",
+            client=client[:12],
+            backend=backend,
+            reason=error.reason,
+            why=str(error),
+        )
+
+
+def _log_choice(client: ClientId, decision: Decision) -> None:
+    known = decision.distance_km < float("inf")
+    _log.info(
+        "backend_chosen",
+        client=client[:12],
+        backend=decision.backend.id,
+        reason=str(decision.reason),
+        region=decision.backend.region,
+        located_by=str(decision.place.located_by),
+        distance_km=round(decision.distance_km) if known else None,
+        passed_over=list(decision.passed_over),
+    )
+
+
+def _refused(choice: NoBackend | None, failure: EdgeError | None, tried: int) -> Refused:
+    """Return what the player reads: of the choice if nothing was tried, else of the failure."""
+    if choice is not None and (failure is None or choice.reason != Refusal.ALL_TRIED):
+        return Refused(503, choice.reason, str(choice))
+    reason = "host_failed" if failure is None else failure.reason
+    if tried == 1:
+        return Refused(503, reason, "The computer chosen for you did not start the app. Try again.")
+    return Refused(
+        503, reason, f"{tried} computers were tried and none started the app. Try again later."
+    )
+
+
+def _native_id(backend: Backend, title: str) -> int:
+    """Return what a backend that was chosen for an app calls that app."""
+    offer = backend.apps.get(normalise_title(title))
+    assert offer is not None  # noqa: S101 - or it would not have been chosen
+    return offer.id
