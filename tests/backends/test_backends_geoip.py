@@ -403,6 +403,28 @@ async def test_a_build_time_out_of_this_world_is_none(
     assert (only(database).loaded, only(database).built_at) == (True, None)
 
 
+async def test_a_malformed_file_is_not_read_again_before_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[Path] = []
+    real = Path.open
+
+    def count(path: Path, mode: str = "r") -> Any:
+        if mode == "rb":
+            reads.append(path)
+        return real(path, mode)
+
+    path = tmp_path / "a.mmdb"
+    path.write_bytes(b"noise")
+    monkeypatch.setattr(Path, "open", count)
+    database = await loaded(path)
+    await database.reload_if_changed()
+    assert reads == [path]
+    overwrite(path, b"other noise")
+    await database.reload_if_changed()
+    assert reads == [path, path]
+
+
 async def test_folders_devices_and_files_too_large_are_told_of(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     large = write(tmp_path / "large.mmdb", {V4_NET: NESTED})
