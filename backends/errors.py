@@ -25,3 +25,7 @@ class InvalidOffer(BackendError):
 
 class StoreError(BackendError):
     """State could not be read or written; nothing was half done."""
+
+
+class GeoDatabaseError(BackendError):
+    """A file with clients' places cannot be used (now): missing, unreadable or malformed."""

@@ -75,7 +75,10 @@ class Region:
 
 
 class Atlas:
-    """The configured regions; `edge_region` is the name of the one that the edge is in."""
+    """The configured regions; `edge_region` is the name of the one that the edge is in.
+
+    No network may be pinned to two regions: which of them would win is not said.
+    """
 
     def __init__(self, regions: Iterable[Region] = (), edge_region: str | None = None) -> None:
         regions = tuple(regions)
@@ -97,7 +100,7 @@ class Atlas:
     def locate(self, address: str, look_up: Callable[[Address], Place | None]) -> ClientPlace:
         """Tell where a client with this IP address is; `look_up` asks the database.
 
-        An address that is none counts as unknown.
+        Text that is no address counts as unknown. Only public addresses are looked up.
         """
         try:
             parsed = plain_address(address)
@@ -106,7 +109,7 @@ class Atlas:
         region = self._pinned_region(parsed)
         if region is not None:
             return ClientPlace(LocatedBy.PINNED_NETWORK, region, self._places[region])
-        place = look_up(parsed) if parsed.is_global else None
+        place = look_up(parsed) if _is_somewhere(parsed) else None
         if place is not None:
             return ClientPlace(LocatedBy.DATABASE, None, place)
         return self._at_the_edge()
@@ -137,5 +140,17 @@ def plain_address(text: str) -> Address:
         ValueError: it is none.
 
     """
-    address = ip_address(text.partition("%")[0])
-    return getattr(address, "ipv4_mapped", None) or address
+    return without_clothes(ip_address(text))
+
+
+def without_clothes(address: Address) -> Address:
+    """Return the IPv4 address that an IPv4-mapped one holds; any other without its zone."""
+    if isinstance(address, IPv4Address):
+        return address
+    return address.ipv4_mapped or IPv6Address(int(address))
+
+
+def _is_somewhere(address: Address) -> bool:
+    # `is_global` alone holds for groups and for IPv6's old private addresses, fec0::/10.
+    site_local = isinstance(address, IPv6Address) and address.is_site_local
+    return address.is_global and not address.is_multicast and not site_local

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import re
-from ipaddress import ip_address
+from ipaddress import IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from backends.geography import Atlas, Network, Place, Region
+from backends.model import is_valid_name
 
 MAX_PORT = 65_535
 MAX_RTSP_PORTS = 1_024
 MAX_SECONDS = 10 * 365 * 24 * 3600
+MAX_GEO_DATABASES = 16
+MAX_PINNED_NETWORKS = 4_096
+"""Of all regions together."""
 
 _RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 _HOSTNAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_-]{1,63})*\.?")
@@ -51,8 +66,30 @@ def _hostname(text: str) -> str:
     return text
 
 
+def _region_name(text: str) -> str:
+    if not is_valid_name(text):
+        raise ValueError("name a region with 1-64 letters, digits, dots, dashes and underscores")
+    return text
+
+
+def _network(value: object) -> Network:
+    try:
+        network = ip_network(str(value), strict=False)
+    except ValueError:
+        raise ValueError('write a network, as in "10.1.0.0/16" or "fd00:1::/32"') from None
+    if network.network_address != ip_address(str(value).partition("/")[0]):
+        raise ValueError(f'the network of this address is "{network}": write that')
+    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
+    if mapped is not None:
+        # Clients at such addresses count as IPv4.
+        raise ValueError(f'write the IPv4 network "{mapped}/{network.prefixlen - 96}"')
+    return network
+
+
 PortRange = Annotated[str, AfterValidator(_port_range)]
 Address = Annotated[str, AfterValidator(_address)]
+RegionName = Annotated[str, AfterValidator(_region_name)]
+PinnedNetwork = Annotated[Network, PlainValidator(_network)]
 Hostname = Annotated[str, Field(min_length=1, max_length=253), AfterValidator(_hostname)]
 
 
@@ -148,6 +185,22 @@ class Limits(_Section):
     keep_alive_timeout_s: Seconds = 20.0
 
 
+class Geography(_Section):
+    """Where clients are: MaxMind-format files, asked in their order, and the edge's own region."""
+
+    edge_region: RegionName | None = None
+    databases: Annotated[tuple[Path, ...], Field(max_length=MAX_GEO_DATABASES)] = ()
+    reload_interval_s: Seconds = 60.0
+
+
+class RegionPlace(_Section):
+    """Where a region is, in degrees, and the networks whose clients count as being there."""
+
+    latitude: Annotated[float, Field(ge=-90, le=90, allow_inf_nan=False)]
+    longitude: Annotated[float, Field(ge=-180, le=180, allow_inf_nan=False)]
+    networks: tuple[PinnedNetwork, ...] = ()
+
+
 class ProxyConfig(_Section):
     """One edge."""
 
@@ -162,6 +215,38 @@ class ProxyConfig(_Section):
     sessions: Sessions = Sessions()
     pairing: Pairing = Pairing()
     limits: Limits = Limits()
+    # Before `geography`, which names one of them.
+    regions: dict[RegionName, RegionPlace] = {}
+    geography: Geography = Geography()
+
+    def atlas(self) -> Atlas:
+        """Return the configured regions as launches ask them."""
+        regions = (
+            Region(name, Place(region.latitude, region.longitude), region.networks)
+            for name, region in self.regions.items()
+        )
+        return Atlas(regions, self.geography.edge_region)
+
+    @field_validator("regions")
+    @classmethod
+    def _one_region_a_network(cls, regions: dict[str, RegionPlace]) -> dict[str, RegionPlace]:
+        if sum(len(region.networks) for region in regions.values()) > MAX_PINNED_NETWORKS:
+            raise ValueError(f"at most {MAX_PINNED_NETWORKS} networks in all regions together")
+        pinned: dict[Network, str] = {}
+        for name, region in regions.items():
+            for network in region.networks:
+                other = pinned.setdefault(network, name)
+                if other != name:
+                    raise ValueError(f"{network} is pinned to both {other} and {name}")
+        return regions
+
+    @field_validator("geography")
+    @classmethod
+    def _known_edge_region(cls, geography: Geography, info: ValidationInfo) -> Geography:
+        regions = info.data.get("regions")
+        if regions and geography.edge_region not in {None, *regions}:
+            raise ValueError("edge_region is none of the configured [regions]")
+        return geography
 
     @field_validator("log_level")
     @classmethod

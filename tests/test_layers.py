@@ -48,6 +48,8 @@ PURE = [
         for name in (
             "backends/apps.py",
             "backends/errors.py",
+            "backends/geo_records.py",
+            "backends/geography.py",
             "backends/model.py",
             "backends/records.py",
             "backends/registry.py",

@@ -4,14 +4,15 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from proxy.config import MAX_RTSP_PORTS, Listen, ProxyConfig
+from backends.geography import ClientPlace, LocatedBy, Place
+from proxy.config import MAX_PINNED_NETWORKS, MAX_RTSP_PORTS, Listen, ProxyConfig
 from settings import ConfigError, load_toml
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
@@ -166,24 +167,132 @@ def test_any_text_is_a_port_range_or_refused(text: str) -> None:
     assert 1 <= ports.start < ports.stop <= 65_536
 
 
+REGIONS = """
+hostname = "h"
+[geography]
+edge_region = "frankfurt"
+databases = ["/var/lib/geo/4.mmdb", "/var/lib/geo/6.mmdb"]
+[regions.frankfurt]
+latitude = 50.11
+longitude = 8.68
+networks = ["10.1.0.0/16", "fd00:1::/32", "10.9.9.9"]
+[regions.virginia]
+latitude = 38.95
+longitude = -77.45
+networks = ["10.1.2.0/24"]
+"""
+
+
+def test_regions_make_the_atlas(tmp_path: Path) -> None:
+    config = load(tmp_path, REGIONS)
+    assert config.geography.databases == (Path("/var/lib/geo/4.mmdb"), Path("/var/lib/geo/6.mmdb"))
+    frankfurt, virginia = Place(50.11, 8.68), Place(38.95, -77.45)
+    atlas = config.atlas()
+    assert atlas.regions == {"frankfurt": frankfurt, "virginia": virginia}
+    for address, by, region, place in (
+        ("10.1.1.1", LocatedBy.PINNED_NETWORK, "frankfurt", frankfurt),
+        ("10.1.2.1", LocatedBy.PINNED_NETWORK, "virginia", virginia),
+        ("10.9.9.9", LocatedBy.PINNED_NETWORK, "frankfurt", frankfurt),
+        ("fd00:1::9", LocatedBy.PINNED_NETWORK, "frankfurt", frankfurt),
+        ("10.9.9.8", LocatedBy.EDGE_REGION, "frankfurt", frankfurt),
+    ):
+        assert atlas.locate(address, lambda _: None) == ClientPlace(by, region, place)
+
+
+def test_without_regions_the_edge_still_may_say_where_it_is(tmp_path: Path) -> None:
+    assert load(tmp_path, 'hostname = "h"').atlas().locate("10.0.0.1", lambda _: None) == (
+        ClientPlace()
+    )
+    config = load(tmp_path, 'hostname = "h"\n[geography]\nedge_region = "home"')
+    assert config.atlas().locate("10.0.0.1", lambda _: None).region == "home"
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ('"10.1.2.3/16"', '"10.1.0.0/16"'),
+        ('"fd00::1/64"', '"fd00::/64"'),
+        ('"::ffff:10.1.0.0/112"', 'the IPv4 network "10.1.0.0/16"'),
+        ('"::ffff:0:0/96"', 'the IPv4 network "0.0.0.0/0"'),
+        ('"10.1.0.0/33"', "write a network"),
+        ('"office"', "write a network"),
+        ('""', "write a network"),
+        ("167837696", "write a network"),
+    ],
+)
+def test_what_is_no_network(tmp_path: Path, network: str, message: str) -> None:
+    text = f'hostname = "h"\n[regions.a]\nlatitude = 1\nlongitude = 2\nnetworks = [{network}]'
+    found = problems(tmp_path, text)
+    assert found.keys() == {"regions.a.networks.0"}
+    assert message in found["regions.a.networks.0"]
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "message"),
+    [
+        (REGIONS.replace('"10.1.2.0/24"', '"10.1.0.0/16"'), "regions", "both frankfurt and vir"),
+        (REGIONS.replace('region = "frankfurt"', 'region = "oslo"'), "geography", "[regions]"),
+        (
+            REGIONS.replace('region = "frankfurt"', 'region = "an oslo"'),
+            "geography.edge_region",
+            "1-64",
+        ),
+        (REGIONS.replace("[regions.virginia]", '[regions."a b"]'), "regions.a b.[key]", "1-64"),
+        (REGIONS.replace("50.11", "90.5"), "regions.frankfurt.latitude", "90"),
+        (REGIONS.replace("8.68", "nan"), "regions.frankfurt.longitude", "finite"),
+        (REGIONS.replace("longitude = 8.68", ""), "regions.frankfurt.longitude", "required"),
+        (REGIONS.replace("longitude", "width", 1), "regions.frankfurt.width", "no such setting"),
+    ],
+)
+def test_one_mistake_in_the_geography(tmp_path: Path, text: str, path: str, message: str) -> None:
+    assert message in problems(tmp_path, text)[path]
+
+
+def test_pinned_networks_are_bounded(tmp_path: Path) -> None:
+    def pinned(count: int) -> str:
+        networks = ", ".join(f'"10.{n // 256}.{n % 256}.0/24"' for n in range(count))
+        return REGIONS.replace('"10.1.2.0/24"', networks).replace('"10.1.0.0/16", ', "")
+
+    # Frankfurt has two.
+    load(tmp_path, pinned(MAX_PINNED_NETWORKS - 2))
+    found = problems(tmp_path, pinned(MAX_PINNED_NETWORKS - 1))
+    assert str(MAX_PINNED_NETWORKS) in found["regions"]
+
+
+def model_by_name(annotation: object) -> type[BaseModel] | None:
+    """Return what a table of named tables, as ``[regions.<name>]``, has under each name."""
+    model = get_args(annotation)[-1] if get_origin(annotation) is dict else None
+    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
+
+
 def settings_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from settings_of(field.annotation, f"{prefix}{name}.")
+        elif (named := model_by_name(field.annotation)) is not None:
+            yield from settings_of(named, f"{prefix}{name}.*.")
         else:
             yield prefix + name
+
+
+named_tables = {
+    f"{name}."
+    for name, field in ProxyConfig.model_fields.items()
+    if model_by_name(field.annotation) is not None
+}
 
 
 def keys_of(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for name, value in tree.items():
         if isinstance(value, dict):
-            yield from keys_of(value, f"{prefix}{name}.")
+            shown = "*" if prefix in named_tables else name
+            yield from keys_of(value, f"{prefix}{shown}.")
         else:
             yield prefix + name
 
 
 def with_commented_settings(text: str) -> str:
-    return re.sub(r"^# ?([a-z_]+ = )", r"\1", text, flags=re.MULTILINE)
+    return re.sub(r"^# ?([a-z_]+ = |\[regions\.)", r"\1", text, flags=re.MULTILINE)
 
 
 def test_the_example_can_be_used_as_it_is() -> None:
