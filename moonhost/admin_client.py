@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -59,9 +60,17 @@ class AdminClient:
     ) -> None:
         await self._http.__aexit__(kind, error, traceback)
 
-    async def get(self, path: str) -> Any:
+    async def get(self, path: str, query: Mapping[str, str] | None = None) -> Any:
         """Read something."""
-        return await self._ask("GET", path)
+        return await self._ask("GET", path, query=query)
+
+    async def put(self, path: str, body: dict[str, Any]) -> Any:
+        """Set something."""
+        return await self._ask("PUT", path, body)
+
+    async def patch(self, path: str, body: dict[str, Any]) -> None:
+        """Change something."""
+        await self._ask("PATCH", path, body)
 
     async def post(self, path: str, body: dict[str, Any]) -> Any:
         """Do something."""
@@ -71,9 +80,15 @@ class AdminClient:
         """End or forget something."""
         await self._ask("DELETE", path)
 
-    async def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        query: Mapping[str, str] | None = None,
+    ) -> Any:
         try:
-            response = await self._http.request(method, path, json=body)
+            response = await self._http.request(method, path, json=body, params=query)
         except httpx.TransportError as error:
             raise AdminError(
                 f"no edge answers at {self._where}: is `moonhost proxy` running with this "

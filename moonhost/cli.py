@@ -24,6 +24,7 @@ from backends.vault import load_or_create_key
 from moonhost import logs
 from moonhost.admin_client import AdminClient
 from moonhost.errors import CommandFailed
+from moonhost.words import explanation, seconds_of
 from moonlight.serverinfo import default_http_port
 from proxy import state_dir
 from proxy.config import ProxyConfig
@@ -58,9 +59,11 @@ app = cyclopts.App(
 token_app = cyclopts.App(name="token", help="Make tokens.")
 clients_app = cyclopts.App(name="clients", help="The clients that are paired with the edge.")
 sessions_app = cyclopts.App(name="sessions", help="The sessions that run now.")
+backends_app = cyclopts.App(name="backends", help="The hosts behind connected agents.")
 app.command(token_app)
 app.command(clients_app)
 app.command(sessions_app)
+app.command(backends_app)
 
 
 _told_plainly: Final = (CommandFailed, ConfigError, EdgeError, BackendError)
@@ -141,6 +144,9 @@ async def pair(
     request: Annotated[
         str | None, Parameter(help="Which device, if several wait: an id from the list.")
     ] = None,
+    user: Annotated[
+        str | None, Parameter(help="Whose device it is: a user of the configuration.")
+    ] = None,
     config: ProxyConfigPath = default_proxy_config,
     as_json: AsJson = False,
 ) -> None:
@@ -151,7 +157,7 @@ async def pair(
             _show(pending, as_json, ("id", "address", "device", "asked_at"), "No device waits.")
             return
         attempt = request or _only(pending)
-        result = await edge.post(f"/api/v1/pairings/{attempt}", {"pin": pin})
+        result = await edge.post(f"/api/v1/pairings/{attempt}", {"pin": pin, "user": user})
     if as_json:
         print(json.dumps(result))
     if result["outcome"] != "paired":
@@ -165,7 +171,7 @@ async def clients(
     *, config: ProxyConfigPath = default_proxy_config, as_json: AsJson = False
 ) -> None:
     """List the paired clients."""
-    columns = ("id", "name", "paired_at", "app")
+    columns = ("id", "name", "user", "paired_at", "app")
     await _list("clients", config, as_json, columns, "No client is paired.")
 
 
@@ -175,6 +181,19 @@ async def unpair(client: str, *, config: ProxyConfigPath = default_proxy_config)
     async with AdminClient.of(_proxy_settings(config)) as edge:
         await edge.delete(f"/api/v1/clients/{_path_part(client)}")
     print("Unpaired.")
+
+
+@clients_app.command
+async def assign(
+    client: str,
+    user: Annotated[str | None, Parameter(help="Nobody's, if left out.")] = None,
+    *,
+    config: ProxyConfigPath = default_proxy_config,
+) -> None:
+    """Say whose a client is, by its id or the beginning of it."""
+    async with AdminClient.of(_proxy_settings(config)) as edge:
+        await edge.patch(f"/api/v1/clients/{_path_part(client)}", {"user": user})
+    print("Nobody's now." if user is None else f"{user}'s now.")
 
 
 @sessions_app.default
@@ -194,13 +213,76 @@ async def end(session: str, *, config: ProxyConfigPath = default_proxy_config) -
     print("Ended.")
 
 
-@app.command
+@backends_app.default
 async def backends(
     *, config: ProxyConfigPath = default_proxy_config, as_json: AsJson = False
 ) -> None:
     """List the hosts whose agents are connected."""
-    columns = ("id", "region", "healthy", "draining", "sessions", "max_sessions", "rtt_ms")
+    columns = ("id", "region", "state", "trouble", *_how_full, "rtt_ms")
     await _list("backends", config, as_json, columns, "No agent is connected.")
+
+
+@backends_app.command
+async def explain(
+    *,
+    client_ip: Annotated[str, Parameter(help="Where the player would come from.")],
+    app_title: Annotated[str, Parameter(name="--app", help="The title of the app.")],
+    client: Annotated[
+        str | None, Parameter(help="As this client: the id, or the beginning of it.")
+    ] = None,
+    user: Annotated[str | None, Parameter(help="As a client of this user.")] = None,
+    config: ProxyConfigPath = default_proxy_config,
+    as_json: AsJson = False,
+) -> None:
+    """Tell which host a launch would get now and why, without launching."""
+    asked = {"client_ip": client_ip, "app": app_title, "client": client, "user": user}
+    async with AdminClient.of(_proxy_settings(config)) as edge:
+        told = await edge.get(
+            "/api/v1/backends/explain",
+            {name: value for name, value in asked.items() if value is not None},
+        )
+    if as_json:
+        print(json.dumps(told))
+        return
+    for line in explanation(told):
+        print(line)
+    columns = ("id", "region", "distance_km", "excluded", *_how_full, "rtt_ms")
+    _show(told["backends"], as_json, columns, "No agent is connected.")
+
+
+@app.command
+async def drain(
+    target: Annotated[
+        str | None, Parameter(help="AGENT/HOST, or AGENT for all of its hosts.")
+    ] = None,
+    *,
+    deadline: Annotated[
+        str | None, Parameter(help="End what still runs then: as in 90s, 30m, 2h or 1d.")
+    ] = None,
+    config: ProxyConfigPath = default_proxy_config,
+    as_json: AsJson = False,
+) -> None:
+    """Start nothing new at a host until `moonhost undrain`; without a TARGET list the drains.
+
+    Sessions go on and can be resumed. A drain outlives restarts of edge and agent.
+    """
+    async with AdminClient.of(_proxy_settings(config)) as edge:
+        if target is not None:
+            asked = {} if deadline is None else {"deadline_s": seconds_of(deadline)}
+            drains = [await edge.put(f"/api/v1/drains/{_target(target)}", asked)]
+        elif deadline is None:
+            drains = await edge.get("/api/v1/drains")
+        else:
+            raise CommandFailed("Say what to drain: moonhost drain AGENT/HOST --deadline ...")
+    _show(drains, as_json, ("target", "since", "deadline", "sessions"), "Nothing drains.")
+
+
+@app.command
+async def undrain(target: str, *, config: ProxyConfigPath = default_proxy_config) -> None:
+    """Let a host take new sessions again."""
+    async with AdminClient.of(_proxy_settings(config)) as edge:
+        await edge.delete(f"/api/v1/drains/{_target(target)}")
+    print("It takes sessions again.")
 
 
 @token_app.command(name="agent")
@@ -359,6 +441,7 @@ async def loadtest(
         sys.exit(1)
 
 
+_how_full: Final = ("sessions", "max_sessions", "gpu_memory_percent")
 _pairing_failed: Final = {
     "wrong_pin": "That was not the PIN that the device shows. Start the pairing there again.",
     "wrong_signature": "The device did not prove its certificate. Start the pairing there again.",
@@ -399,6 +482,14 @@ def _only(pending: list[dict[str, Any]]) -> str:
 def _path_part(text: str) -> str:
     if not text.isalnum():
         raise CommandFailed("An id has letters and digits only; the list shows it.")
+    return text
+
+
+def _target(text: str) -> str:
+    if not all(is_valid_name(part) for part in text.split("/")) or text.count("/") > 1:
+        raise CommandFailed(
+            "Say AGENT/HOST, or AGENT for all of its hosts; `moonhost backends` lists them."
+        )
     return text
 
 

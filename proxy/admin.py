@@ -7,24 +7,25 @@ that the edge keeps in ``admin.token`` in its state folder.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import structlog
-import trio
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from backends.errors import StoreError
+from backends.model import is_valid_name
 from backends.store import Store
 from moonlight.errors import ProtocolError
 from moonlight.identity import ClientId
+from proxy.access import AccessRules
+from proxy.admin_backends import BackendsApi, one_client
+from proxy.admin_http import Handler, problem, read_json
 from proxy.errors import EdgeError, Refused
 from proxy.fleet import Fleet
 from proxy.media import Media
@@ -36,17 +37,17 @@ from proxy.sessions import Session, SessionId
 
 _log = structlog.get_logger()
 
-max_body_bytes: Final = 4_096
-body_timeout_s: Final = 10.0
-
-Handler = Callable[[Request], Awaitable[Response]]
-
 
 class _Pin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pin: str
+    user: str | None = None
 
     def __repr__(self) -> str:
         return "_Pin(…)"
+
+
+class _User(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    user: str | None
 
 
 class AdminApi:
@@ -63,6 +64,7 @@ class AdminApi:
         play: Play,
         media: Media,
         nvhttp: NvHttp,
+        access: AccessRules,
         metrics: CollectorRegistry,
     ) -> None:
         self._token = token
@@ -74,6 +76,7 @@ class AdminApi:
         self._media = media
         self._nvhttp = nvhttp
         self._metrics = metrics
+        self._backends = BackendsApi(store, fleet, keeper, access)
 
     def application(self) -> Starlette:
         """Return the application, for any ASGI server on trio."""
@@ -83,9 +86,10 @@ class AdminApi:
             ("/api/v1/pairings/{id}", "DELETE", self._refuse_pairing),
             ("/api/v1/clients", "GET", self._list_clients),
             ("/api/v1/clients/{id}", "DELETE", self._forget_client),
+            ("/api/v1/clients/{id}", "PATCH", self._assign_client),
             ("/api/v1/sessions", "GET", self._list_sessions),
             ("/api/v1/sessions/{id}", "DELETE", self._end_session),
-            ("/api/v1/backends", "GET", self._list_backends),
+            *self._backends.routes(),
         ]
         routes = [
             Route(path, self._guarded(handler), methods=[method]) for path, method, handler in api
@@ -103,16 +107,16 @@ class AdminApi:
             if scheme.lower() != "bearer" or not hmac.compare_digest(
                 token.encode(), self._token.encode()
             ):
-                return _problem(401, "unauthorized", "A bearer token is needed: see admin.token.")
+                return problem(401, "unauthorized", "A bearer token is needed: see admin.token.")
             try:
                 return await handler(request)
             except Refused as error:
-                return _problem(error.status, error.reason, str(error))
+                return problem(error.status, error.reason, str(error))
             except ProtocolError as error:
-                return _problem(400, error.reason, str(error))
+                return problem(400, error.reason, str(error))
             except (EdgeError, StoreError) as error:
                 _log.error("admin_request_failed", path=request.url.path, why=str(error))
-                return _problem(503, error.reason, str(error))
+                return problem(503, error.reason, str(error))
 
         return guarded
 
@@ -120,16 +124,16 @@ class AdminApi:
         return JSONResponse([_pairing(attempt) for attempt in self._desk.pending()])
 
     async def _confirm_pairing(self, request: Request) -> Response:
-        try:
-            body = msgspec.json.decode(await _body(request), type=_Pin)
-        except (msgspec.DecodeError, UnicodeError):
-            return _problem(400, "bad_body", 'The body has to be {"pin": "1234"}.')
-        outcome = await self._desk.confirm(AttemptId(request.path_params["id"]), body.pin)
+        body = await read_json(request, _Pin, '{"pin": "1234"}, with "user" if you like')
+        if body.user is not None:
+            _check_user(body.user)
+        attempt = AttemptId(request.path_params["id"])
+        outcome = await self._desk.confirm(attempt, body.pin, user=body.user)
         return JSONResponse({"outcome": str(outcome)})
 
     async def _refuse_pairing(self, request: Request) -> Response:
         if not self._desk.refuse(AttemptId(request.path_params["id"])):
-            return _problem(404, "no_such_pairing", "No device waits under that id.")
+            return problem(404, "no_such_pairing", "No device waits under that id.")
         return Response(status_code=204)
 
     async def _list_clients(self, request: Request) -> Response:
@@ -148,11 +152,16 @@ class AdminApi:
         )
 
     async def _forget_client(self, request: Request) -> Response:
-        wanted = request.path_params["id"]
-        found = [known for known in await self._store.list_clients() if known.id.startswith(wanted)]
-        if len(found) != 1:
-            return _problem(404, "no_such_client", f"{len(found)} clients have an id like that.")
-        await self._nvhttp.forget_client(ClientId(found[0].id))
+        client = one_client(await self._store.list_clients(), request.path_params["id"])
+        await self._nvhttp.forget_client(ClientId(client.id))
+        return Response(status_code=204)
+
+    async def _assign_client(self, request: Request) -> Response:
+        body = await read_json(request, _User, '{"user": "anna"}, or {"user": null}')
+        if body.user is not None:
+            _check_user(body.user)
+        client = one_client(await self._store.list_clients(), request.path_params["id"])
+        await self._store.set_client_user(client.id, body.user)
         return Response(status_code=204)
 
     async def _list_sessions(self, request: Request) -> Response:
@@ -187,26 +196,8 @@ class AdminApi:
 
     async def _end_session(self, request: Request) -> Response:
         if not await self._play.end_at_host(SessionId(request.path_params["id"])):
-            return _problem(404, "no_such_session", "There is no session of that id.")
+            return problem(404, "no_such_session", "There is no session of that id.")
         return Response(status_code=204)
-
-    async def _list_backends(self, request: Request) -> Response:
-        return JSONResponse(
-            [
-                {
-                    "id": backend.id,
-                    "kind": backend.kind,
-                    "region": backend.region,
-                    "healthy": backend.healthy,
-                    "draining": backend.draining,
-                    "sessions": backend.sessions,
-                    "max_sessions": backend.max_sessions,
-                    "rtt_ms": None if backend.rtt_s is None else round(backend.rtt_s * 1000, 1),
-                    "apps": sorted(app.title for app in backend.apps),
-                }
-                for backend in self._fleet.backends()
-            ]
-        )
 
     async def _healthz(self, request: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -220,22 +211,6 @@ class AdminApi:
         return Response(generate_latest(self._metrics), media_type=CONTENT_TYPE_LATEST)
 
 
-async def _body(request: Request) -> bytes:
-    body = b""
-    try:
-        with trio.fail_after(body_timeout_s):
-            async with aclosing(request.stream()) as chunks:
-                async for chunk in chunks:
-                    body += chunk
-                    if len(body) > max_body_bytes:
-                        raise Refused(413, "body_too_large", f"At most {max_body_bytes} bytes.")
-    except trio.TooSlowError:
-        raise Refused(408, "body_too_slow", f"The body took over {body_timeout_s:g} s.") from None
-    except ClientDisconnect:
-        raise Refused(400, "body_cut_short", "The body ended before its end.") from None
-    return body
-
-
 def _pairing(attempt: Attempt) -> dict[str, Any]:
     return {
         "id": attempt.id,
@@ -245,10 +220,6 @@ def _pairing(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def _problem(status: int, reason: str, message: str) -> Response:
-    """Return an error as RFC 9457 has it."""
-    return JSONResponse(
-        {"type": f"urn:moonhost:{reason}", "title": message, "status": status},
-        status_code=status,
-        media_type="application/problem+json",
-    )
+def _check_user(user: str) -> None:
+    if not is_valid_name(user):
+        raise Refused(400, "bad_user", "A user's name has 1-64 letters, digits, dots or dashes.")

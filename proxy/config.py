@@ -18,8 +18,13 @@ from pydantic import (
     model_validator,
 )
 
+from backends.apps import max_title_characters, normalise_title
+from backends.candidates import GpuLimits
 from backends.geography import Atlas, Network, Place, Region
 from backends.model import is_valid_name
+from backends.policies import PolicyName
+from backends.registry import RegistryRules
+from proxy.access import Access, AccessRules, everybody_else
 
 MAX_PORT = 65_535
 MAX_RTSP_PORTS = 1_024
@@ -93,6 +98,27 @@ PinnedNetwork = Annotated[Network, PlainValidator(_network)]
 Hostname = Annotated[str, Field(min_length=1, max_length=253), AfterValidator(_hostname)]
 
 
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+def _user_name(text: str) -> str:
+    if text != everybody_else and not is_valid_name(text):
+        raise ValueError(
+            f'write 1-64 letters, digits, dots or dashes, or "{everybody_else}" for all others'
+        )
+    return text
+
+
+def _app_title(text: str) -> str:
+    if not normalise_title(text):
+        raise ValueError("write the title of an app")
+    return text
+
+
+UserName = Annotated[str, AfterValidator(_user_name)]
+AppTitle = Annotated[str, Field(max_length=max_title_characters), AfterValidator(_app_title)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -154,7 +180,18 @@ class Admin(_Section):
 class Selection(_Section):
     """Which backend a launch goes to."""
 
+    policy: PolicyName = PolicyName.GEO
     sticky_ttl_s: Seconds = 7 * 24 * 3600.0
+    gpu_memory_crowded: Share = 0.90
+    gpu_memory_full: Share = 0.97
+    session_gpu_memory_mib: Annotated[int, Field(ge=0, le=1 << 20)] = 512
+    absence_s: Seconds = 600.0
+
+    @model_validator(mode="after")
+    def _crowded_before_full(self) -> Selection:
+        if self.gpu_memory_crowded > self.gpu_memory_full:
+            raise ValueError("gpu_memory_crowded must not be above gpu_memory_full")
+        return self
 
 
 class Sessions(_Section):
@@ -162,6 +199,7 @@ class Sessions(_Section):
 
     launch_window_s: Seconds = 30.0
     launch_timeout_s: Seconds = 90.0
+    launch_attempt_timeout_s: Seconds = 30.0
     client_silence_timeout_s: Seconds = 12.0
     tunnel_grace_s: Seconds = 30.0
     drain_timeout_s: Seconds = 30.0
@@ -201,6 +239,13 @@ class RegionPlace(_Section):
     networks: tuple[PinnedNetwork, ...] = ()
 
 
+class UserAccess(_Section):
+    """What a user may use; everything of what is not said."""
+
+    apps: tuple[AppTitle, ...] | None = None
+    regions: tuple[RegionName, ...] | None = None
+
+
 class ProxyConfig(_Section):
     """One edge."""
 
@@ -218,6 +263,28 @@ class ProxyConfig(_Section):
     # Before `geography`, which names one of them.
     regions: dict[RegionName, RegionPlace] = {}
     geography: Geography = Geography()
+    users: dict[UserName, UserAccess] = {}
+
+    def access_rules(self) -> AccessRules:
+        """Return what each user may use."""
+        return AccessRules(
+            {
+                name: Access(
+                    None if user.apps is None else frozenset(map(normalise_title, user.apps)),
+                    None if user.regions is None else frozenset(user.regions),
+                )
+                for name, user in self.users.items()
+            }
+        )
+
+    def registry_rules(self) -> RegistryRules:
+        """Return how much there may be in the table of backends, and how long things count."""
+        return RegistryRules(
+            max_agents=self.agents.max_agents,
+            absence_s=self.selection.absence_s,
+            session_gpu_memory_bytes=self.selection.session_gpu_memory_mib << 20,
+            gpu=GpuLimits(self.selection.gpu_memory_crowded, self.selection.gpu_memory_full),
+        )
 
     def atlas(self) -> Atlas:
         """Return the configured regions as launches ask them."""

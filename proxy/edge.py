@@ -16,6 +16,8 @@ import trio
 from starlette.applications import Starlette
 
 from backends.errors import StoreError
+from backends.geoip import GeoDatabase
+from backends.policies import policies
 from backends.records import IdentityRecord
 from backends.registry import Registry
 from backends.sqlite import SqliteStore
@@ -44,6 +46,7 @@ from proxy.session_keeper import SessionKeeper
 from proxy.sessions import FlowTerms, Session, SessionId, SessionState
 from proxy.translation import ConnectTranslation, PingTranslation, Translation
 from proxy.udp_port import Endpoint
+from proxy.upkeep import Upkeep
 from proxy.web_shell import WebShell
 from revdial.flow import DatagramChannel
 from revdial.limits import ListenerLimits
@@ -53,7 +56,6 @@ from revdial.observer import Counters
 _log = structlog.get_logger()
 
 min_waiting_agents: Final = 512
-sweep_interval_s: Final = 5.0
 admin_grace_s: Final = 1.0
 
 
@@ -131,12 +133,20 @@ class _Edge:
             Flow.AUDIO: config.listen.audio_port,
             Flow.CONTROL: config.listen.control_port,
         }
-        self._fleet = Fleet(store, Registry(max_agents=config.agents.max_agents))
+        self._geo = GeoDatabase(config.geography.databases)
+        atlas = config.atlas()
+        self._fleet = Fleet(
+            store,
+            Registry(config.registry_rules(), atlas.regions),
+            policy=policies[config.selection.policy],
+            locate=lambda address: atlas.locate(address, self._geo.look_up),
+        )
         self._tunnel_counters = Counters()
         self._media = Media(nursery, on_end=self._on_flow_end)
         pairing = HostPairing(store, self._fleet)
         self._keeper = SessionKeeper(config, store, self._fleet, self._media)
         self._play = Play(config, self._keeper, self._fleet, pairing)
+        self._upkeep = Upkeep(config, self._fleet, self._keeper, self._play, self._media)
         self._desk = PairingDesk(
             identity,
             max_pending=config.pairing.max_pending,
@@ -175,6 +185,7 @@ class _Edge:
 
     async def start(self, stopped: trio.Event) -> RunningEdge:
         """Open every port and take up old sessions; what was started runs on in the nursery."""
+        await self._nursery.start(self._geo.watch, self._config.geography.reload_interval_s)
         await self._fleet.load_drains()
         await self._keeper.restore()
         await self._open_agents_port()
@@ -185,7 +196,7 @@ class _Edge:
                     self._start_flow(session, flow, terms)
         await self._open_tcp()
         await self._open_admin()
-        self._nursery.start_soon(self._sweep)
+        self._nursery.start_soon(self._upkeep.run)
         _log.info(
             "edge_started",
             name=self._config.name,
@@ -268,6 +279,7 @@ class _Edge:
             play=self._play,
             media=self._media,
             nvhttp=self._nvhttp,
+            access=self._config.access_rules(),
             metrics=registry(collector),
         )
         await self._nursery.start(_serve_admin, api.application(), self._config)
@@ -316,15 +328,6 @@ class _Edge:
         _log.info("flow_ended", session=session, flow=str(kind), why=str(end))
         if kind is Flow.CONTROL:
             self._nursery.start_soon(self._keeper.pause, session, str(end))
-
-    async def _sweep(self) -> None:
-        while True:
-            await trio.sleep(sweep_interval_s)
-            await self._keeper.pause_abandoned()
-            try:
-                await self._fleet.load_drains()
-            except StoreError as error:
-                _log.error("drains_not_read", why=str(error))
 
 
 def _translation(terms: FlowTerms) -> Translation:

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from backends.model import Health
 from proxy.doors import Doors
 from proxy.fleet import Fleet
 from proxy.media import Media
@@ -33,6 +34,7 @@ class EdgeCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Read everything once."""
+        backends = self._fleet.backends()
         states = Counter(session.state for session in self._sessions)
         yield _gauge(
             "sessions",
@@ -44,13 +46,39 @@ class EdgeCollector(Collector):
             "backend_sessions",
             "Sessions and reservations of a backend.",
             "backend",
-            {backend.id: backend.sessions for backend in self._fleet.backends()},
+            {backend.id: backend.sessions for backend in backends},
         )
         yield _gauge(
             "backend_healthy",
-            "Whether a backend can take sessions.",
+            "1 for a backend that is healthy, 0 for one that is degraded or unhealthy.",
             "backend",
-            {backend.id: int(backend.healthy) for backend in self._fleet.backends()},
+            {backend.id: int(backend.health is Health.HEALTHY) for backend in backends},
+        )
+        yield _gauge(
+            "backend_draining",
+            "1 for a backend that takes no new sessions.",
+            "backend",
+            {backend.id: int(backend.draining) for backend in backends},
+        )
+        yield _gauge(
+            "backend_gpu_memory_share",
+            "Memory in use of a backend's fullest GPU, 0-1; absent while it is not known.",
+            "backend",
+            {
+                backend.id: backend.gpu_memory_share
+                for backend in backends
+                if backend.gpu_memory_share is not None
+            },
+        )
+        yield _counter(
+            "backend_transitions", "Changes of backends, by new state.", self._fleet.transitions
+        )
+        yield _counter("decisions", "Backends chosen, by reason.", self._fleet.decisions)
+        yield _counter(
+            "launches_without_backend", "Launches that no backend could take.", self._fleet.refusals
+        )
+        yield _counter(
+            "failovers", "Backends that failed to start an app, by reason.", self._fleet.failovers
         )
         connections = GaugeMetricFamily(
             f"{_namespace}_client_connections", "TCP connections of clients."

@@ -24,7 +24,7 @@ from proxy.config import ProxyConfig
 from proxy.errors import Refused
 from proxy.fleet import Fleet
 from proxy.host_pairing import HostPairing
-from proxy.pairing_desk import PairingDesk
+from proxy.pairing_desk import Attempt, PairingDesk
 from proxy.play import Play
 from proxy.session_keeper import SessionKeeper
 
@@ -70,7 +70,7 @@ class Reply:
     content_type: str = xml
 
 
-Route = Callable[[Caller, ClientId, Query], Awaitable[Reply]]
+Route = Callable[[Caller, ClientRecord, Query], Awaitable[Reply]]
 
 
 class NvHttp:
@@ -94,6 +94,7 @@ class NvHttp:
         assets: Assets,
     ) -> None:
         self._config = config
+        self._access = config.access_rules()
         self._unique_id = unique_id
         self._store = store
         self._fleet = fleet
@@ -163,11 +164,10 @@ class NvHttp:
             return _nothing_there(path)
         return await route(caller, client, query)
 
-    async def _paired_client(self, caller: Caller) -> ClientId | None:
+    async def _paired_client(self, caller: Caller) -> ClientRecord | None:
         if caller.certificate is None:
             return None
-        known = await self._store.get_client(client_id(caller.certificate))
-        return None if known is None else ClientId(known.id)
+        return await self._store.get_client(client_id(caller.certificate))
 
     async def _pair(self, caller: Caller, query: Query) -> Reply:
         try:
@@ -204,7 +204,7 @@ class NvHttp:
             return answer
         try:
             if attempt.machine.outcome is PairingOutcome.PAIRED:
-                await self._remember(attempt.machine.client.der, attempt.device)
+                await self._remember(attempt.machine.client.der, attempt)
         except BaseException:
             attempt.machine.outcome = PairingOutcome.BROKEN_OFF
             raise
@@ -212,9 +212,13 @@ class NvHttp:
             self._desk.finish(attempt)
         return answer
 
-    async def _remember(self, der: bytes, device: str) -> None:
+    async def _remember(self, der: bytes, attempt: Attempt) -> None:
+        identifier = client_id(der)
+        known = await self._store.get_client(identifier)
+        # A device that pairs anew stays its user's.
+        user = attempt.user or (None if known is None else known.user)
         await self._store.put_client(
-            ClientRecord(client_id(der), device, der, paired_at=datetime.now(UTC))
+            ClientRecord(identifier, attempt.device, der, datetime.now(UTC), user)
         )
 
     def _serverinfo(self, caller: Caller, client: ClientId | None) -> Reply:
@@ -234,11 +238,11 @@ class NvHttp:
         )
         return Reply(info.to_answer().encode())
 
-    async def _paired_serverinfo(self, caller: Caller, client: ClientId, query: Query) -> Reply:
-        return self._serverinfo(caller, client)
+    async def _paired_serverinfo(self, caller: Caller, client: ClientRecord, query: Query) -> Reply:
+        return self._serverinfo(caller, ClientId(client.id))
 
-    async def _unpair(self, caller: Caller, client: ClientId, query: Query) -> Reply:
-        await self.forget_client(client)
+    async def _unpair(self, caller: Caller, client: ClientRecord, query: Query) -> Reply:
+        await self.forget_client(ClientId(client.id))
         return Reply(Answer.ok().encode())
 
     async def forget_client(self, client: ClientId) -> bool:
@@ -255,28 +259,32 @@ class NvHttp:
             _log.info("client_unpaired", client=client[:12])
         return forgotten
 
-    async def _applist(self, caller: Caller, client: ClientId, query: Query) -> Reply:
-        catalogue = await self._fleet.catalogue()
+    async def _applist(self, caller: Caller, client: ClientRecord, query: Query) -> Reply:
+        catalogue = await self._fleet.catalogue(self._access.of(client.user))
         apps = [App(app.title, app.id, app.hdr) for app in catalogue.apps]
         return Reply(applist(apps).encode())
 
-    async def _appasset(self, caller: Caller, client: ClientId, query: Query) -> Reply:
+    async def _appasset(self, caller: Caller, client: ClientRecord, query: Query) -> Reply:
         number = query.get("appid") or ""
-        catalogue = await self._fleet.catalogue()
+        catalogue = await self._fleet.catalogue(self._access.of(client.user))
         app = catalogue.by_id(int(number)) if number.isdecimal() and len(number) < 11 else None
-        picture = None if app is None else await self._assets.picture(client, app)
+        picture = None if app is None else await self._assets.picture(ClientId(client.id), app)
         if picture is None:
             return _nothing_there("/appasset")
         return Reply(picture, content_type="image/png")
 
-    async def _launch(self, caller: Caller, client: ClientId, query: Query) -> Reply:
-        return Reply((await self._play.launch(client, caller.address, query)).encode())
+    async def _launch(self, caller: Caller, client: ClientRecord, query: Query) -> Reply:
+        answer = await self._play.launch(
+            ClientId(client.id), caller.address, query, self._access.of(client.user)
+        )
+        return Reply(answer.encode())
 
-    async def _resume(self, caller: Caller, client: ClientId, query: Query) -> Reply:
-        return Reply((await self._play.resume(client, caller.address, query)).encode())
+    async def _resume(self, caller: Caller, client: ClientRecord, query: Query) -> Reply:
+        answer = await self._play.resume(ClientId(client.id), caller.address, query)
+        return Reply(answer.encode())
 
-    async def _cancel(self, caller: Caller, client: ClientId, query: Query) -> Reply:
-        return Reply((await self._play.cancel(client, query)).encode())
+    async def _cancel(self, caller: Caller, client: ClientRecord, query: Query) -> Reply:
+        return Reply((await self._play.cancel(ClientId(client.id), query)).encode())
 
 
 def _not_authorized(path: str) -> Reply:

@@ -42,6 +42,8 @@ class Attempt:
     device: str
     machine: PairingServer = field(repr=False)
     asked_at: datetime
+    user: str | None = None
+    """Whose device it is, as who told the PIN says."""
     pin_told: trio.Event = field(default_factory=trio.Event)
     ended: trio.Event = field(default_factory=trio.Event)
 
@@ -128,8 +130,10 @@ class PairingDesk:
         _log.info("pairing_asked_for", request=attempt.id, client_address=address)
         return attempt
 
-    async def confirm(self, attempt_id: AttemptId, pin: str) -> PairingOutcome:
-        """Tell the PIN that a client shows; return how the pairing ended.
+    async def confirm(
+        self, attempt_id: AttemptId, pin: str, *, user: str | None = None
+    ) -> PairingOutcome:
+        """Tell the PIN that a client shows, and whose it is; return how the pairing ended.
 
         Raises:
             Refused: no such attempt, or the client did not go on in time.
@@ -145,6 +149,7 @@ class PairingDesk:
             if attempt.ended.is_set() or attempt.pin_told.is_set():
                 raise Refused(409, "pairing_gone", "The device gave up before its PIN was told.")
             attempt.machine.provide_pin(pin)
+            attempt.user = user
             self._past_pin[attempt.key] = attempt
             attempt.pin_told.set()
             try:

@@ -129,6 +129,13 @@ class SessionKeeper:
         except StoreError as error:
             _log.error("session_not_deleted_from_the_store", session=session.id, why=str(error))
 
+    async def forget_place(self, session: Session) -> None:
+        """Have a client start afresh, now that where it played is no more."""
+        try:
+            await self._store.delete_sticky(session.client, session.backend)
+        except StoreError as error:
+            _log.error("sticky_entry_not_deleted", session=session.id, why=str(error))
+
     async def note_flow(self, session: Session, kind: Flow, terms: FlowTerms) -> None:
         """Keep what the RTSP handshake settled for a flow."""
         session.flows[kind] = terms

@@ -1,0 +1,98 @@
+"""What time alone brings about: launches nobody came for, dead hosts' sessions, overdue drains."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+import structlog
+import trio
+
+from backends.errors import StoreError
+from proxy.config import ProxyConfig
+from proxy.errors import Refused
+from proxy.fleet import Fleet
+from proxy.media import Media
+from proxy.play import Play
+from proxy.session_keeper import SessionKeeper
+from proxy.sessions import Session, SessionId
+
+_log = structlog.get_logger()
+
+round_s: Final = 5.0
+
+
+class Upkeep:
+    """Looks after sessions and backends every few seconds, for as long as the edge runs."""
+
+    def __init__(
+        self, config: ProxyConfig, fleet: Fleet, keeper: SessionKeeper, play: Play, media: Media
+    ) -> None:
+        self._absence_s = config.selection.absence_s
+        self._fleet = fleet
+        self._keeper = keeper
+        self._play = play
+        self._media = media
+        self._heard: dict[SessionId, int] = {}
+        self._began_at = 0.0
+
+    async def run(self) -> None:
+        """Make rounds until cancelled."""
+        self._began_at = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._end_overdue_forever)
+            while True:
+                await trio.sleep(round_s)
+                await self.make_round()
+
+    async def make_round(self) -> None:
+        """Pause what was abandoned, end what runs nowhere any more, read the drains anew."""
+        await self._keeper.pause_abandoned()
+        await self._end_lost()
+        try:
+            await self._fleet.load_drains()
+        except StoreError as error:
+            _log.error("drains_not_read", why=str(error))
+
+    async def _end_lost(self) -> None:
+        heard = {session.id: self._heard_from_host(session) for session in self._keeper.table}
+        for session in self._keeper.table:
+            # A host that is too busy to answer probes may well go on streaming.
+            silent = heard.get(session.id) == self._heard.get(session.id)
+            if silent and (why := self._lost(session)) is not None:
+                await self._keeper.end(session, why)
+                await self._keeper.forget_place(session)
+        self._heard = heard
+
+    def _lost(self, session: Session) -> str | None:
+        if self._fleet.is_down(session.backend):
+            return "host_down"
+        gone = self._fleet.backend(session.backend) is None
+        # After a restart of this edge its agents are still to come.
+        if gone and trio.current_time() - self._began_at > self._absence_s:
+            return "backend_gone"
+        return None
+
+    def _heard_from_host(self, session: Session) -> int:
+        return sum(flow.datagrams_to_client for flow in self._media.flows_of(session.id))
+
+    async def _end_overdue_forever(self) -> None:
+        # By itself, since each waits for its host.
+        while True:
+            await trio.sleep(round_s)
+            await self.end_overdue()
+
+    async def end_overdue(self) -> None:
+        """End the sessions of backends that have drained up to their deadline."""
+        now = datetime.now(UTC)
+        async with trio.open_nursery() as nursery:
+            for session in self._keeper.table:
+                if self._fleet.is_overdue(session.backend, now):
+                    self._fleet.events.note("drain_overdue", session.backend, session=session.id)
+                    nursery.start_soon(self._end_at_host, session.id)
+
+    async def _end_at_host(self, session: SessionId) -> None:
+        try:
+            await self._play.end_at_host(session)
+        except Refused as error:  # its client is being served: in the next round, then
+            _log.info("session_not_ended_yet", session=session, why=str(error))
