@@ -30,7 +30,7 @@ from moonlight.http import HttpRequest, Query
 from moonlight.identity import client_id
 from moonlight.launch import cancel_answer, launch_answer
 from moonlight.pairing import PairingClient
-from proxy import admin as admin_module
+from proxy import admin_http
 from proxy.admin import AdminApi
 from proxy.assets import Assets
 from proxy.config import ProxyConfig
@@ -90,6 +90,7 @@ class Edge:
             play=self.play,
             media=self.media,
             nvhttp=nvhttp,
+            access=config.access_rules(),
             metrics=self.metrics,
         ).application()
 
@@ -183,7 +184,7 @@ async def test_metrics_count_and_show_no_secret(edge: Edge) -> None:
 async def test_backends_are_listed(edge: Edge) -> None:
     (backend,) = (await edge.ask("GET", "/api/v1/backends")).json()
     assert backend["id"] == BACKEND
-    assert (backend["healthy"], backend["sessions"], backend["rtt_ms"]) == (True, 0, None)
+    assert (backend["state"], backend["sessions"], backend["rtt_ms"]) == ("healthy", 0, None)
     assert backend["apps"] == ["Desktop", "Game"]
 
 
@@ -317,7 +318,7 @@ async def test_a_body_that_never_ends_is_given_up(
 
     await edge.application(scope(waiting), receive, cast("Any", send))
     assert sent[0]["status"] == status
-    assert trio.current_time() <= admin_module.body_timeout_s
+    assert trio.current_time() <= admin_http.body_timeout_s
 
 
 async def test_a_caller_that_hangs_up_is_no_error(edge: Edge, waiting: str) -> None:
@@ -368,4 +369,4 @@ async def test_what_is_not_there(edge: Edge, method: str, path: str, status: int
 
 
 def test_a_pin_is_in_no_repr() -> None:
-    assert "1234" not in repr(admin_module._Pin("1234"))
+    assert "1234" not in repr(admin_http._Pin("1234"))

@@ -292,7 +292,7 @@ def keys_of(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def with_commented_settings(text: str) -> str:
-    return re.sub(r"^# ?([a-z_]+ = |\[regions\.)", r"\1", text, flags=re.MULTILINE)
+    return re.sub(r"^# ?([a-z_]+ = |\[(?:regions|users)\.)", r"\1", text, flags=re.MULTILINE)
 
 
 def test_the_example_can_be_used_as_it_is() -> None:
