@@ -8,6 +8,7 @@ operation that is cancelled while a connection is being made, until none is left
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -16,13 +17,8 @@ from typing import Any, Final, cast
 
 import anyio
 import trio
-from coredis.connection import (
-    BaseConnection,
-    TCPConnection,
-    TCPLocation,
-    UnixDomainSocketConnection,
-    UnixDomainSocketLocation,
-)
+from anyio.abc import ByteStream, SocketAttribute
+from coredis.connection import BaseConnection, TCPLocation
 from coredis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -45,6 +41,10 @@ Reply = Any
 # It would print tracebacks of what is told as a `StoreError` once.
 logging.getLogger("coredis").setLevel(logging.CRITICAL)
 
+_failures: Final = (
+    *(RedisError, OSError),
+    *(anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream),
+)
 _refusals: Final[Mapping[type[RedisError], str]] = {
     AuthenticationError: "refuses the password or user name of this edge",
     AuthorizationError: "does not let this edge's user do this: its ACL is too narrow",
@@ -142,7 +142,7 @@ class RedisServer:
             ) from None
         except NoScriptError:
             raise
-        except (RedisError, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+        except _failures as error:
             # Without its cause: a server may repeat a command with its password in an error.
             raise self._store_error(error) from None
 
@@ -154,29 +154,27 @@ class RedisServer:
             return self._connection
 
     async def _dial(self) -> BaseConnection:
-        connection = self._new_connection()
+        address = self._address
+        if address.path:
+            stream: ByteStream = await anyio.connect_unix(address.path)
+        elif self._ssl_context is None:
+            stream = await anyio.connect_tcp(address.host, address.port)
+        else:
+            stream = await anyio.connect_tcp(
+                address.host,
+                address.port,
+                ssl_context=self._ssl_context,
+                tls_standard_compatible=False,
+            )
+        if not address.path:
+            # So that a peer that vanished is noticed while nothing is asked.
+            raw_socket = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django
+            raw_socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection = _Connection(stream, address)
         failure = await self._nursery.start(_serve, connection)
         if failure is not None:
             raise failure
         return connection
-
-    def _new_connection(self) -> BaseConnection:
-        address = self._address
-        if address.path:
-            return UnixDomainSocketConnection(
-                UnixDomainSocketLocation(address.path),
-                username=address.username,
-                password=address.password,
-                db=address.db,
-            )
-        return TCPConnection(
-            TCPLocation(address.host, address.port),
-            socket_keepalive=True,
-            username=address.username,
-            password=address.password,
-            db=address.db,
-            ssl_context=self._ssl_context,
-        )
 
     def _store_error(self, error: Exception) -> StoreError:
         where = f"The Redis server {self._address}"
@@ -192,30 +190,61 @@ class RedisServer:
                 code, f"refuses this with the error {code}" if code.isupper() else ""
             )
             return StoreError("refused", f"{where} {known or 'refuses this'}.")
-        tls = _tls_reason(error)
-        if tls is not None:
-            return StoreError("unreachable", f"{where} cannot be reached over TLS: {tls}.")
-        return StoreError("unreachable", f"{where} cannot be reached: is it running?")
+        if isinstance(error, ssl.SSLCertVerificationError):
+            why = error.verify_message
+        elif isinstance(error, ssl.SSLError):
+            why = f"TLS fails: {error.reason}"
+        else:
+            why = getattr(error, "strerror", None) or "is it running?"
+        return StoreError("unreachable", f"{where} cannot be reached ({why}).")
+
+
+class _Connection(BaseConnection):
+    """Speaks over a stream that is connected already.
+
+    coredis' own ones leave buffers unclosed where connecting fails.
+    """
+
+    def __init__(self, stream: ByteStream, address: RedisAddress) -> None:
+        super().__init__(
+            TCPLocation(address.host, address.port),
+            username=address.username,
+            password=address.password,
+            db=address.db,
+        )
+        self._dialled = stream
+
+    async def _connect(self) -> ByteStream:
+        return self._dialled
+
+    def describe(self) -> str:
+        """Name the connection in coredis' own texts."""
+        return f"Connection<{self.location}>"
+
+
+class _Start:
+    """Tells `nursery.start` how a connection began, and remembers that it did."""
+
+    def __init__(self, task_status: trio.TaskStatus[Exception | None]) -> None:
+        self._task_status = task_status
+        self.over = False
+
+    def started(self, failure: Exception | None = None) -> None:
+        self.over = True
+        self._task_status.started(failure)
 
 
 async def _serve(
     connection: BaseConnection, *, task_status: trio.TaskStatus[Exception | None]
 ) -> None:
-    """Run a connection for as long as it lasts; it tells by its status why it failed to begin."""
-    started = False
-
-    class _Status:
-        def started(self, value: Exception | None = None) -> None:
-            nonlocal started
-            started = True
-            task_status.started(value)
-
+    """Run a connection for as long as it lasts; what kept it from beginning is its status."""
+    start = _Start(task_status)
     try:
-        await connection.run(task_status=cast("Any", _Status()))
+        await connection.run(task_status=cast("Any", start))
     except RedisError as error:
         # One that had begun is found unusable by whoever wants it next.
-        if not started:
-            task_status.started(error)
+        if not start.over:
+            start.started(error)
 
 
 def _bytes(value: str | bytes | int) -> bytes | int:
@@ -232,14 +261,3 @@ def _ssl_context(ca_file: Path | None) -> ssl.SSLContext:
         raise StoreError(
             "ca_file", f"The file {ca_file} with the store's CA cannot be used: {error.strerror}."
         ) from error
-
-
-def _tls_reason(error: BaseException) -> str | None:
-    cause = error.__cause__
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return cause.verify_message
-        if isinstance(cause, ssl.SSLError):
-            return "it does not speak TLS there" if cause.reason is None else cause.reason
-        cause = cause.__cause__
-    return None

@@ -5,9 +5,20 @@ from __future__ import annotations
 import re
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
+
+from backends.errors import StoreError
+from backends.redis_address import parse_redis_url
 
 MAX_PORT = 65_535
 MAX_RTSP_PORTS = 1_024
@@ -114,6 +125,48 @@ class Admin(_Section):
     port: Port = 47980
 
 
+class StoreConfig(_Section):
+    """Where what must outlive an edge is kept: a file of its own, or a server for several edges."""
+
+    kind: Literal["sqlite", "redis"] = "sqlite"
+    redis_url: str | None = None
+    redis_password: SecretStr | None = None
+    redis_password_file: Path | None = None
+    redis_ca_file: Path | None = None
+    redis_prefix: Annotated[str, Field(min_length=1, max_length=64)] = "moonhost:"
+
+    @field_validator("redis_url")
+    @classmethod
+    def _without_password(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        try:
+            address = parse_redis_url(url)
+        except StoreError as error:
+            raise ValueError(str(error)) from None
+        if address.password is not None:
+            raise ValueError(
+                "the password does not belong into the URL: put it into a file and name that as "
+                "redis_password_file, or set MOONHOST_PROXY__STORE__REDIS_PASSWORD"
+            )
+        return url
+
+    @model_validator(mode="after")
+    def _one_store(self) -> StoreConfig:
+        if self.kind == "sqlite":
+            others = sorted(self.model_fields_set - {"kind"})
+            if others:
+                raise ValueError(f'{", ".join(others)}: only with kind = "redis"')
+            return self
+        if self.redis_url is None:
+            raise ValueError('kind = "redis" needs redis_url, as in "redis://10.0.0.5:6379/0"')
+        if self.redis_password is not None and self.redis_password_file is not None:
+            raise ValueError("set redis_password_file or redis_password, and only one of them")
+        if self.redis_ca_file is not None and not parse_redis_url(self.redis_url).tls:
+            raise ValueError("redis_ca_file is of use only with a rediss:// URL")
+        return self
+
+
 class Selection(_Section):
     """Which backend a launch goes to."""
 
@@ -158,6 +211,7 @@ class ProxyConfig(_Section):
     listen: Listen = Listen()
     agents: Agents = Agents()
     admin: Admin = Admin()
+    store: StoreConfig = StoreConfig()
     selection: Selection = Selection()
     sessions: Sessions = Sessions()
     pairing: Pairing = Pairing()

@@ -50,6 +50,8 @@ PURE = [
             "backends/errors.py",
             "backends/model.py",
             "backends/records.py",
+            "backends/redis_address.py",
+            "backends/redis_scripts.py",
             "backends/registry.py",
             "backends/selection.py",
             "backends/store.py",
