@@ -6,7 +6,6 @@ script's keys lie in several slots) and no Sentinel. Redis 6 or newer, or Valkey
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -297,12 +296,14 @@ class RedisStore:
     async def list_agents(self) -> tuple[AgentRecord, ...]:
         """See `Store`."""
         agents, times = await self._both("tokens", "token_times")
-        tokens = Counter(self._text(agent) for agent in agents.values())
-        created_at: dict[str, datetime] = {}
+        made_at: dict[bytes, list[int]] = {}
         for token, agent in agents.items():
-            name, made_at = self._text(agent), self._time(times.get(token))
-            created_at[name] = min(made_at, created_at.get(name, made_at))
-        return tuple(AgentRecord(name, created_at[name], tokens[name]) for name in sorted(tokens))
+            made_at.setdefault(agent, []).append(self._number(times.get(token)))
+        found = [
+            AgentRecord(self._text(agent), self._time(min(made)), len(made))
+            for agent, made in made_at.items()
+        ]
+        return tuple(sorted(found, key=lambda agent: agent.agent_id))
 
     async def put_drain(
         self, target: str, since: datetime, deadline: datetime | None = None

@@ -242,6 +242,8 @@ async def _serve(
     try:
         await connection.run(task_status=cast("Any", start))
     except RedisError as error:
+        # coredis makes this out of being cancelled while it shakes hands, too.
+        await trio.lowlevel.checkpoint_if_cancelled()
         # One that had begun is found unusable by whoever wants it next.
         if not start.over:
             start.started(error)

@@ -22,22 +22,24 @@ missing = "THE REDIS STORE IS NOT TESTED: there is no redis-server here (apt ins
 class RedisProcess:
     """A server that can be killed, stopped and started again at the same address."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, tls: bool = False) -> None:
         if program is None:
             pytest.skip(missing)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
         self.socket = folder / "redis.sock"
+        self._tls = tls
+        ports = ("--port", "0", "--tls-port") if tls else ("--port",)
         self._command = [
-            *(program, "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(folder)),
+            *(program, "--bind", "127.0.0.1", *ports, str(self.port), "--dir", str(folder)),
             *("--unixsocket", str(self.socket), "--save", "", "--appendonly", "no", *arguments),
         ]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"{'rediss' if self._tls else 'redis'}://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import trio
+import trustme
 from redis_process import RedisProcess
 from store_values import BACKEND, CLIENT, IDENTITY, KEY, NEVER, NOW, OTHER, SESSION
 
@@ -139,9 +140,11 @@ async def test_a_storm_of_cancelled_operations_leaves_right_answers(open_redis: 
 async def test_cancelling_while_it_connects_does_no_harm(own_server: RedisProcess) -> None:
     async with open_own(own_server, operation_timeout_s=5) as store:
         own_server.kill()
+        with pytest.raises(StoreError):
+            await store.list_drains()
         own_server.start()
         with own_server.stopped():
-            for _ in range(100):  # more than any pool has places
+            for _ in range(100):
                 with trio.move_on_after(0.001):
                     await store.list_drains()
         assert await works(store)
@@ -195,6 +198,33 @@ async def test_it_is_reached_by_its_unix_socket_too(redis_server: RedisProcess) 
         await store.put_drain("alpha", NOW)
     async with RedisStore.open(f"{redis_server.url[:-1]}1", KEY) as store:
         assert await store.delete_drain("alpha")
+
+
+async def test_tls_is_verified(tmp_path: Path) -> None:
+    authority, stranger = trustme.CA(), trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    stranger.cert_pem.write_to_path(tmp_path / "stranger.pem")
+    certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    pem = str(tmp_path / "server.pem")
+    server = RedisProcess(
+        tmp_path,
+        *("--tls-cert-file", pem, "--tls-key-file", pem, "--tls-auth-clients", "no"),
+        tls=True,
+    )
+    server.start()
+    try:
+        async with RedisStore.open(server.url, KEY, ca_file=tmp_path / "ca.pem") as store:
+            assert await works(store)
+        for ca_file in (None, tmp_path / "stranger.pem"):
+            with pytest.raises(StoreError, match="certificate"):
+                async with RedisStore.open(server.url, KEY, ca_file=ca_file):
+                    pytest.fail("opened")
+    finally:
+        server.kill()
+    with pytest.raises(StoreError, match=r"nowhere\.pem"):
+        async with RedisStore.open(server.url, KEY, ca_file=tmp_path / "nowhere.pem"):
+            pytest.fail("opened")
 
 
 # What is kept
