@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -405,20 +406,21 @@ class RedisStore:
         )
 
     def _decoded(self, blob: Reply, kind: type[_T]) -> _T:
-        return self._read("a record", lambda: msgspec.msgpack.decode(blob, type=kind))
+        decode: Callable[[Any], _T] = partial(msgspec.msgpack.decode, type=kind)
+        return self._read("a record", decode, blob)
 
     def _text(self, value: Reply) -> str:
-        return self._read("a text", lambda: str(value, "utf-8"))
+        return self._read("a text", bytes.decode, value)
 
     def _number(self, value: Reply) -> int:
-        return self._read("a number", lambda: int(value))
+        return self._read("a number", int, value)
 
     def _time(self, microseconds: Reply) -> datetime:
-        return self._read("a time", lambda: _EPOCH + timedelta(microseconds=int(microseconds)))
+        return self._read("a time", _from_us, microseconds)
 
-    def _read(self, what: str, read: Callable[[], _T]) -> _T:
+    def _read(self, what: str, read: Callable[[Any], _T], value: Reply) -> _T:
         try:
-            return read()
+            return read(value)
         except (msgspec.MsgspecError, ValueError, TypeError, OverflowError):
             raise self._server.damaged(what) from None
 
@@ -433,6 +435,10 @@ def _if_any(text: str | None) -> tuple[str, ...]:
 
 def _to_us(time: datetime) -> int:
     return (time - _EPOCH) // _MICROSECOND
+
+
+def _from_us(microseconds: int | bytes) -> datetime:
+    return _EPOCH + timedelta(microseconds=int(microseconds))
 
 
 def _no_client() -> StoreError:

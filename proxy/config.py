@@ -62,9 +62,23 @@ def _hostname(text: str) -> str:
     return text
 
 
+def _redis_url(url: str) -> str:
+    try:
+        address = parse_redis_url(url)
+    except StoreError as error:
+        raise ValueError(str(error)) from None
+    if address.password is not None:
+        raise ValueError(
+            "the password does not belong into the URL: put it into a file and name that as "
+            "redis_password_file, or set MOONHOST_PROXY__STORE__REDIS_PASSWORD"
+        )
+    return url
+
+
 PortRange = Annotated[str, AfterValidator(_port_range)]
 Address = Annotated[str, AfterValidator(_address)]
 Hostname = Annotated[str, Field(min_length=1, max_length=253), AfterValidator(_hostname)]
+RedisUrl = Annotated[str, AfterValidator(_redis_url)]
 
 
 class _Section(BaseModel):
@@ -129,27 +143,11 @@ class StoreConfig(_Section):
     """Where what must outlive an edge is kept: a file of its own, or a server for several edges."""
 
     kind: Literal["sqlite", "redis"] = "sqlite"
-    redis_url: str | None = None
+    redis_url: RedisUrl | None = None
     redis_password: SecretStr | None = None
     redis_password_file: Path | None = None
     redis_ca_file: Path | None = None
     redis_prefix: Annotated[str, Field(min_length=1, max_length=64)] = "moonhost:"
-
-    @field_validator("redis_url")
-    @classmethod
-    def _without_password(cls, url: str | None) -> str | None:
-        if url is None:
-            return None
-        try:
-            address = parse_redis_url(url)
-        except StoreError as error:
-            raise ValueError(str(error)) from None
-        if address.password is not None:
-            raise ValueError(
-                "the password does not belong into the URL: put it into a file and name that as "
-                "redis_password_file, or set MOONHOST_PROXY__STORE__REDIS_PASSWORD"
-            )
-        return url
 
     @model_validator(mode="after")
     def _one_store(self) -> StoreConfig:

@@ -114,6 +114,9 @@ async def test_a_server_that_hangs_costs_the_timeout_and_no_more(own_server: Red
                 with pytest.raises(StoreError, match=r"did not answer within 0\.3 s") as caught:
                     await store.list_drains()
                 assert caught.value.reason == "timeout"
+                connection = store._server._connection
+                assert connection is not None
+                assert not connection.usable, "the peer of this one may be gone for good"
                 assert trio.current_time() - began < 3 * short_s
         await until(lambda: works(store))
 
