@@ -70,7 +70,7 @@ class Store(Protocol):
         """Remember where a client plays; the client must exist."""
 
     async def get_sticky(self, client_id: str) -> StickyRecord | None:
-        """Give a client's sticky entry, expired or not."""
+        """Give a client's sticky entry; one that has expired may have been forgotten."""
 
     async def delete_sticky(self, client_id: str, backend_id: BackendId) -> bool:
         """Forget that a client played at a backend, unless it has played elsewhere since."""

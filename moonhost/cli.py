@@ -18,9 +18,7 @@ from cyclopts import Parameter
 
 from backends.errors import BackendError
 from backends.model import is_valid_name
-from backends.sqlite import SqliteStore
 from backends.tokens import new_agent_token, token_hash
-from backends.vault import load_or_create_key
 from moonhost import logs
 from moonhost.admin_client import AdminClient
 from moonhost.errors import CommandFailed
@@ -30,6 +28,7 @@ from proxy import state_dir
 from proxy.config import ProxyConfig
 from proxy.edge import RunningEdge, run_edge
 from proxy.errors import EdgeError
+from proxy.stores import open_store
 from settings import ConfigError, load_toml
 
 default_proxy_config: Final = Path("/etc/moonhost/proxy.toml")
@@ -295,11 +294,10 @@ async def token_agent(name: str, *, config: ProxyConfigPath = default_proxy_conf
         raise CommandFailed(
             "An agent's name has 1 to 64 letters, digits, dots, dashes or underscores."
         )
-    folder = _proxy_settings(config).state_dir
-    state_dir.prepare(folder)
-    key = load_or_create_key(folder / state_dir.store_key)
+    settings = _proxy_settings(config)
+    state_dir.prepare(settings.state_dir)
     token = new_agent_token()
-    async with SqliteStore.open(folder / state_dir.database, key) as store:
+    async with open_store(settings) as store:
         await store.put_agent_token(name, token_hash(token), datetime.now(UTC))
     print(token)
 

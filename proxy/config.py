@@ -2,121 +2,42 @@
 
 from __future__ import annotations
 
-import re
-from ipaddress import IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    PlainValidator,
+    SecretStr,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from backends.apps import max_title_characters, normalise_title
+from backends.apps import normalise_title
 from backends.candidates import GpuLimits
 from backends.geography import Atlas, Network, Place, Region
-from backends.model import is_valid_name
 from backends.policies import PolicyName
+from backends.redis_address import parse_redis_url
 from backends.registry import RegistryRules
-from proxy.access import Access, AccessRules, everybody_else
-
-MAX_PORT = 65_535
-MAX_RTSP_PORTS = 1_024
-MAX_SECONDS = 10 * 365 * 24 * 3600
-MAX_GEO_DATABASES = 16
-MAX_PINNED_NETWORKS = 4_096
-"""Of all regions together."""
-
-_RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
-_HOSTNAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_-]{1,63})*\.?")
-
-Port = Annotated[int, Field(ge=1, le=MAX_PORT)]
-Seconds = Annotated[float, Field(gt=0, lt=MAX_SECONDS, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-
-
-def _port_range(text: str) -> str:
-    match = _RANGE.fullmatch(text)
-    if match is None:
-        raise ValueError('write a port, or a range of ports as in "48010-48073"')
-    low, high = int(match[1]), int(match[2] or match[1])
-    if not 1 <= low <= high <= MAX_PORT:
-        raise ValueError(f"ports go from 1 to {MAX_PORT}, the lower one first")
-    if high - low >= MAX_RTSP_PORTS:
-        raise ValueError(f"at most {MAX_RTSP_PORTS} ports")
-    return text
-
-
-def _address(text: str) -> str:
-    try:
-        ip_address(text)
-    except ValueError:
-        raise ValueError('write an IP address, as in "0.0.0.0" or "::"') from None
-    return text
-
-
-def _hostname(text: str) -> str:
-    # The certificate of the agents' port is made for it, and agents look it up.
-    if not _HOSTNAME.fullmatch(text):
-        try:
-            ip_address(text)
-        except ValueError:
-            raise ValueError("write a host name in plain ASCII letters, or an IP address") from None
-    return text
-
-
-def _region_name(text: str) -> str:
-    if not is_valid_name(text):
-        raise ValueError("name a region with 1-64 letters, digits, dots, dashes and underscores")
-    return text
-
-
-def _network(value: object) -> Network:
-    try:
-        network = ip_network(str(value), strict=False)
-    except ValueError:
-        raise ValueError('write a network, as in "10.1.0.0/16" or "fd00:1::/32"') from None
-    if network.network_address != ip_address(str(value).partition("/")[0]):
-        raise ValueError(f'the network of this address is "{network}": write that')
-    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
-    if mapped is not None:
-        # Clients at such addresses count as IPv4.
-        raise ValueError(f'write the IPv4 network "{mapped}/{network.prefixlen - 96}"')
-    return network
-
-
-PortRange = Annotated[str, AfterValidator(_port_range)]
-Address = Annotated[str, AfterValidator(_address)]
-RegionName = Annotated[str, AfterValidator(_region_name)]
-PinnedNetwork = Annotated[Network, PlainValidator(_network)]
-Hostname = Annotated[str, Field(min_length=1, max_length=253), AfterValidator(_hostname)]
-
-
-Share = Annotated[float, Field(gt=0, le=1)]
-
-
-def _user_name(text: str) -> str:
-    if text != everybody_else and not is_valid_name(text):
-        raise ValueError(
-            f'write 1-64 letters, digits, dots or dashes, or "{everybody_else}" for all others'
-        )
-    return text
-
-
-def _app_title(text: str) -> str:
-    if not normalise_title(text):
-        raise ValueError("write the title of an app")
-    return text
-
-
-UserName = Annotated[str, AfterValidator(_user_name)]
-AppTitle = Annotated[str, Field(max_length=max_title_characters), AfterValidator(_app_title)]
+from proxy.access import Access, AccessRules
+from proxy.config_values import (
+    MAX_GEO_DATABASES,
+    MAX_PINNED_NETWORKS,
+    Address,
+    AppTitle,
+    Count,
+    Hostname,
+    PinnedNetwork,
+    Port,
+    PortRange,
+    RedisUrl,
+    RegionName,
+    Seconds,
+    Share,
+    UserName,
+)
 
 
 class _Section(BaseModel):
@@ -175,6 +96,32 @@ class Admin(_Section):
 
     address: Address = "127.0.0.1"
     port: Port = 47980
+
+
+class StoreConfig(_Section):
+    """Where what must outlive an edge is kept: a file of its own, or a server for several edges."""
+
+    kind: Literal["sqlite", "redis"] = "sqlite"
+    redis_url: RedisUrl | None = None
+    redis_password: SecretStr | None = None
+    redis_password_file: Path | None = None
+    redis_ca_file: Path | None = None
+    redis_prefix: Annotated[str, Field(min_length=1, max_length=64)] = "moonhost:"
+
+    @model_validator(mode="after")
+    def _one_store(self) -> StoreConfig:
+        if self.kind == "sqlite":
+            others = sorted(self.model_fields_set - {"kind"})
+            if others:
+                raise ValueError(f'{", ".join(others)}: only with kind = "redis"')
+            return self
+        if self.redis_url is None:
+            raise ValueError('kind = "redis" needs redis_url, as in "redis://10.0.0.5:6379/0"')
+        if self.redis_password is not None and self.redis_password_file is not None:
+            raise ValueError("set redis_password_file or redis_password, and only one of them")
+        if self.redis_ca_file is not None and not parse_redis_url(self.redis_url).tls:
+            raise ValueError("redis_ca_file is of use only with a rediss:// URL")
+        return self
 
 
 class Selection(_Section):
@@ -256,6 +203,7 @@ class ProxyConfig(_Section):
     listen: Listen = Listen()
     agents: Agents = Agents()
     admin: Admin = Admin()
+    store: StoreConfig = StoreConfig()
     selection: Selection = Selection()
     sessions: Sessions = Sessions()
     pairing: Pairing = Pairing()

@@ -20,9 +20,7 @@ from backends.geoip import GeoDatabase
 from backends.policies import policies
 from backends.records import IdentityRecord
 from backends.registry import Registry
-from backends.sqlite import SqliteStore
 from backends.store import Store
-from backends.vault import load_or_create_key
 from moonlight.flows import Flow
 from moonlight.identity import Identity
 from moonlight.tls import server_context
@@ -44,6 +42,7 @@ from proxy.play import Play
 from proxy.rtsp import RtspProxy
 from proxy.session_keeper import SessionKeeper
 from proxy.sessions import FlowTerms, Session, SessionId, SessionState
+from proxy.stores import open_store
 from proxy.translation import ConnectTranslation, PingTranslation, Translation
 from proxy.udp_port import Endpoint
 from proxy.upkeep import Upkeep
@@ -96,8 +95,7 @@ async def run_edge(
     state_dir.prepare(config.state_dir)
     stopped = trio.Event()
     try:
-        key = load_or_create_key(config.state_dir / state_dir.store_key)
-        async with SqliteStore.open(config.state_dir / state_dir.database, key) as store:
+        async with open_store(config) as store:
             identity = await _edge_identity(store)
             async with flat_nursery() as nursery:
                 edge = await _Edge(config, store, identity, nursery).start(stopped)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from backends.geography import ClientPlace, LocatedBy, Place
-from proxy.config import MAX_PINNED_NETWORKS, MAX_RTSP_PORTS, Listen, ProxyConfig
+from proxy.config import Listen, ProxyConfig
+from proxy.config_values import MAX_PINNED_NETWORKS, MAX_RTSP_PORTS
 from settings import ConfigError, load_toml
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
@@ -98,6 +99,45 @@ def test_one_mistake(tmp_path: Path, text: str, path: str, message: str) -> None
     found = problems(tmp_path, base + text)
     assert found.keys() == {path}
     assert message in found[path]
+
+
+def test_a_shared_store_is_named_by_its_url(tmp_path: Path) -> None:
+    text = 'hostname = "a"\n[store]\nkind = "redis"\nredis_url = "rediss://edge@10.0.0.5:6380/2"\n'
+    secret = {"MOONHOST_PROXY__STORE__REDIS_PASSWORD": "hunter2"}
+
+    store = load(tmp_path, text + 'redis_ca_file = "ca.pem"', secret).store
+
+    assert store.redis_password is not None
+    assert store.redis_password.get_secret_value() == "hunter2"
+    assert "hunter2" not in repr(store)
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "message"),
+    [
+        ('kind = "redis"', "store", "needs redis_url"),
+        ('redis_url = "redis://a"\nredis_prefix = "b"', "store", "redis_prefix, redis_url: only"),
+        ('kind = "redis"\nredis_url = "http://a"', "store.redis_url", "is none of redis://"),
+        (
+            'kind="redis"\nredis_url="redis://a"\nredis_password="x"\nredis_password_file="y"',
+            "store",
+            "only one of them",
+        ),
+        ('kind = "redis"\nredis_url = "redis://a"\nredis_ca_file = "y"', "store", "rediss://"),
+    ],
+)
+def test_a_store_that_cannot_be_meant(tmp_path: Path, text: str, path: str, message: str) -> None:
+    assert message in problems(tmp_path, f'hostname = "a"\n[store]\n{text}')[path]
+
+
+def test_a_password_in_the_url_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    text = 'hostname = "a"\n[store]\nkind = "redis"\nredis_url = "redis://:hunter2@a"'
+
+    message = problems(tmp_path, text)["store.redis_url"]
+
+    assert "redis_password_file" in message
+    assert "MOONHOST_PROXY__STORE__REDIS_PASSWORD" in message
+    assert "hunter2" not in message
 
 
 def test_two_listeners_never_share_a_tcp_port_and_each_clash_is_told(tmp_path: Path) -> None:

@@ -1,0 +1,16 @@
+"""One Redis server for all tests of this package, each of which has a prefix of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from redis_process import RedisProcess
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
+    server = RedisProcess(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.kill()
