@@ -166,7 +166,9 @@ class LocalDeployment:
 
             async def all_healthy() -> bool:
                 backends = await edge.get("/api/v1/backends")
-                return len([known for known in backends if known["state"] == "healthy"]) == len(self._hosts)
+                return len([known for known in backends if known["state"] == "healthy"]) == len(
+                    self._hosts
+                )
 
             agents = [host.agent for host in self._hosts]
             await self.wait_for(all_healthy, "not all agents dialled home in time", *agents)

@@ -286,9 +286,10 @@ class FakeTunnel:
     """What every dial raises."""
     rtt_s: float | None = 0.01
     dials: list[tuple[str, str, str, int | None]] = field(default_factory=list)
+    region: str = "home"
 
     def __post_init__(self) -> None:
-        self.hello = Hello(self.agent_id, region="home", hosts=self.hosts)
+        self.hello = Hello(self.agent_id, region=self.region, hosts=self.hosts)
         self.heartbeats_in, self.heartbeats = trio.open_memory_channel[Heartbeat](1)
 
     async def open_stream(

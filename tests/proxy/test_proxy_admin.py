@@ -30,7 +30,7 @@ from moonlight.http import HttpRequest, Query
 from moonlight.identity import client_id
 from moonlight.launch import cancel_answer, launch_answer
 from moonlight.pairing import PairingClient
-from proxy import admin_http
+from proxy import admin, admin_http
 from proxy.admin import AdminApi
 from proxy.assets import Assets
 from proxy.config import ProxyConfig
@@ -369,4 +369,4 @@ async def test_what_is_not_there(edge: Edge, method: str, path: str, status: int
 
 
 def test_a_pin_is_in_no_repr() -> None:
-    assert "1234" not in repr(admin_http._Pin("1234"))
+    assert "1234" not in repr(admin._Pin("1234"))

@@ -365,7 +365,7 @@ async def test_an_app_that_comes_online_amid_a_launch_can_be_chosen(
         assert len(catalogue.apps) == 1
         async with serving(fleet, second):
 
-            async def as_it_was() -> Any:
+            async def as_it_was(_access: object = None) -> Any:
                 return catalogue
 
             fleet.catalogue = as_it_was  # type: ignore[method-assign]
