@@ -68,6 +68,7 @@ class RunningEdge:
     media: Media
     desk: PairingDesk
     store: Store
+    upkeep: Upkeep
     open_connections: Callable[[], int]
     """How many TCP connections of clients are served now."""
     stop: Callable[[], None]
@@ -210,6 +211,7 @@ class _Edge:
             media=self._media,
             desk=self._desk,
             store=self._store,
+            upkeep=self._upkeep,
             open_connections=lambda: self._doors.open_connections,
             stop=self._nursery.cancel_scope.cancel,
             stopped=stopped,
