@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import re
 import signal
 import sys
@@ -19,21 +18,23 @@ from cyclopts import Parameter
 from backends.errors import BackendError
 from backends.model import is_valid_name
 from backends.tokens import new_agent_token, token_hash
-from moonhost import logs
-from moonhost.admin_client import AdminClient
+from moonhost import logs, operate
+from moonhost.cli_options import (
+    AsJson,
+    ProxyConfigPath,
+    default_proxy_config,
+    existing,
+    proxy_settings,
+)
 from moonhost.errors import CommandFailed
-from moonhost.words import explanation, seconds_of
 from moonlight.serverinfo import default_http_port
 from proxy import state_dir
-from proxy.config import ProxyConfig
 from proxy.edge import RunningEdge, run_edge
 from proxy.errors import EdgeError
 from proxy.stores import open_store
-from settings import ConfigError, load_toml
+from settings import ConfigError
 
-default_proxy_config: Final = Path("/etc/moonhost/proxy.toml")
 default_agent_config: Final = Path("/etc/moonhost/agent.toml")
-proxy_environment: Final = "MOONHOST_PROXY"
 collector_thresholds: Final = (50_000, 20, 100)
 max_bitrate_kbps: Final = 150_000
 max_load_sessions: Final = 300
@@ -43,12 +44,6 @@ _edge: Final = re.compile(
 )
 _mode: Final = re.compile(r"[1-9][0-9]{2,3}x[1-9][0-9]{2,3}x[1-9][0-9]{0,2}")
 
-ProxyConfigPath = Annotated[
-    Path,
-    Parameter(name=["--config", "-c"], help="The edge's TOML file.", env_var="MOONHOST_CONFIG"),
-]
-AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
-
 app = cyclopts.App(
     name="moonhost",
     help="One public hostname in front of many Moonlight hosts, also behind NAT.",
@@ -56,13 +51,9 @@ app = cyclopts.App(
     version_flags=["--version"],
 )
 token_app = cyclopts.App(name="token", help="Make tokens.")
-clients_app = cyclopts.App(name="clients", help="The clients that are paired with the edge.")
-sessions_app = cyclopts.App(name="sessions", help="The sessions that run now.")
-backends_app = cyclopts.App(name="backends", help="The hosts behind connected agents.")
 app.command(token_app)
-app.command(clients_app)
-app.command(sessions_app)
-app.command(backends_app)
+for command in operate.commands:
+    app.command(command)
 
 
 _told_plainly: Final = (CommandFailed, ConfigError, EdgeError, BackendError)
@@ -84,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 @app.command
 async def proxy(*, config: ProxyConfigPath = default_proxy_config) -> None:
     """Run an edge: what clients and agents reach."""
-    settings = _proxy_settings(config)
+    settings = proxy_settings(config)
     logs.configure(settings.log_level)
     async with trio.open_nursery() as nursery:
         edge = await nursery.start(run_edge, settings)
@@ -130,158 +121,10 @@ async def agent(
     from agent.config import load
     from agent.service import run_agent
 
-    settings = load(_existing(config, "agent.example.toml"))
+    settings = load(existing(config, "agent.example.toml"))
     logs.configure(settings.log_level)
     _calm_collector()
     await _until_signal(lambda: run_agent(settings))
-
-
-@app.command
-async def pair(
-    pin: Annotated[str | None, Parameter(help="The PIN that the device shows.")] = None,
-    *,
-    request: Annotated[
-        str | None, Parameter(help="Which device, if several wait: an id from the list.")
-    ] = None,
-    user: Annotated[
-        str | None, Parameter(help="Whose device it is: a user of the configuration.")
-    ] = None,
-    config: ProxyConfigPath = default_proxy_config,
-    as_json: AsJson = False,
-) -> None:
-    """List the devices that wait to be paired, or pair one by the PIN that it shows."""
-    async with AdminClient.of(_proxy_settings(config)) as edge:
-        pending = await edge.get("/api/v1/pairings")
-        if pin is None:
-            _show(pending, as_json, ("id", "address", "device", "asked_at"), "No device waits.")
-            return
-        attempt = request or _only(pending)
-        result = await edge.post(f"/api/v1/pairings/{attempt}", {"pin": pin, "user": user})
-    if as_json:
-        print(json.dumps(result))
-    if result["outcome"] != "paired":
-        raise CommandFailed(_pairing_failed.get(result["outcome"], "The pairing failed."))
-    if not as_json:
-        print("Paired.")
-
-
-@clients_app.default
-async def clients(
-    *, config: ProxyConfigPath = default_proxy_config, as_json: AsJson = False
-) -> None:
-    """List the paired clients."""
-    columns = ("id", "name", "user", "paired_at", "app")
-    await _list("clients", config, as_json, columns, "No client is paired.")
-
-
-@clients_app.command
-async def unpair(client: str, *, config: ProxyConfigPath = default_proxy_config) -> None:
-    """Unpair a client, by its id or the beginning of it, and end its session."""
-    async with AdminClient.of(_proxy_settings(config)) as edge:
-        await edge.delete(f"/api/v1/clients/{_path_part(client)}")
-    print("Unpaired.")
-
-
-@clients_app.command
-async def assign(
-    client: str,
-    user: Annotated[str | None, Parameter(help="Nobody's, if left out.")] = None,
-    *,
-    config: ProxyConfigPath = default_proxy_config,
-) -> None:
-    """Say whose a client is, by its id or the beginning of it."""
-    async with AdminClient.of(_proxy_settings(config)) as edge:
-        await edge.patch(f"/api/v1/clients/{_path_part(client)}", {"user": user})
-    print("Nobody's now." if user is None else f"{user}'s now.")
-
-
-@sessions_app.default
-async def sessions(
-    *, config: ProxyConfigPath = default_proxy_config, as_json: AsJson = False
-) -> None:
-    """List the sessions."""
-    columns = ("id", "client_address", "backend", "region", "app", "mode", "state", "started_at")
-    await _list("sessions", config, as_json, columns, "Nobody plays.")
-
-
-@sessions_app.command
-async def end(session: str, *, config: ProxyConfigPath = default_proxy_config) -> None:
-    """End a session and the app that runs for it."""
-    async with AdminClient.of(_proxy_settings(config)) as edge:
-        await edge.delete(f"/api/v1/sessions/{_path_part(session)}")
-    print("Ended.")
-
-
-@backends_app.default
-async def backends(
-    *, config: ProxyConfigPath = default_proxy_config, as_json: AsJson = False
-) -> None:
-    """List the hosts whose agents are connected."""
-    columns = ("id", "region", "state", "trouble", *_how_full, "rtt_ms")
-    await _list("backends", config, as_json, columns, "No agent is connected.")
-
-
-@backends_app.command
-async def explain(
-    *,
-    client_ip: Annotated[str, Parameter(help="Where the player would come from.")],
-    app_title: Annotated[str, Parameter(name="--app", help="The title of the app.")],
-    client: Annotated[
-        str | None, Parameter(help="As this client: the id, or the beginning of it.")
-    ] = None,
-    user: Annotated[str | None, Parameter(help="As a client of this user.")] = None,
-    config: ProxyConfigPath = default_proxy_config,
-    as_json: AsJson = False,
-) -> None:
-    """Tell which host a launch would get now and why, without launching."""
-    asked = {"client_ip": client_ip, "app": app_title, "client": client, "user": user}
-    async with AdminClient.of(_proxy_settings(config)) as edge:
-        told = await edge.get(
-            "/api/v1/backends/explain",
-            {name: value for name, value in asked.items() if value is not None},
-        )
-    if as_json:
-        print(json.dumps(told))
-        return
-    for line in explanation(told):
-        print(line)
-    columns = ("id", "region", "distance_km", "excluded", *_how_full, "rtt_ms")
-    _show(told["backends"], as_json, columns, "No agent is connected.")
-
-
-@app.command
-async def drain(
-    target: Annotated[
-        str | None, Parameter(help="AGENT/HOST, or AGENT for all of its hosts.")
-    ] = None,
-    *,
-    deadline: Annotated[
-        str | None, Parameter(help="End what still runs then: as in 90s, 30m, 2h or 1d.")
-    ] = None,
-    config: ProxyConfigPath = default_proxy_config,
-    as_json: AsJson = False,
-) -> None:
-    """Start nothing new at a host until `moonhost undrain`; without a TARGET list the drains.
-
-    Sessions go on and can be resumed. A drain outlives restarts of edge and agent.
-    """
-    async with AdminClient.of(_proxy_settings(config)) as edge:
-        if target is not None:
-            asked = {} if deadline is None else {"deadline_s": seconds_of(deadline)}
-            drains = [await edge.put(f"/api/v1/drains/{_target(target)}", asked)]
-        elif deadline is None:
-            drains = await edge.get("/api/v1/drains")
-        else:
-            raise CommandFailed("Say what to drain: moonhost drain AGENT/HOST --deadline ...")
-    _show(drains, as_json, ("target", "since", "deadline", "sessions"), "Nothing drains.")
-
-
-@app.command
-async def undrain(target: str, *, config: ProxyConfigPath = default_proxy_config) -> None:
-    """Let a host take new sessions again."""
-    async with AdminClient.of(_proxy_settings(config)) as edge:
-        await edge.delete(f"/api/v1/drains/{_target(target)}")
-    print("It takes sessions again.")
 
 
 @token_app.command(name="agent")
@@ -294,7 +137,7 @@ async def token_agent(name: str, *, config: ProxyConfigPath = default_proxy_conf
         raise CommandFailed(
             "An agent's name has 1 to 64 letters, digits, dots, dashes or underscores."
         )
-    settings = _proxy_settings(config)
+    settings = proxy_settings(config)
     state_dir.prepare(settings.state_dir)
     token = new_agent_token()
     async with open_store(settings) as store:
@@ -433,30 +276,10 @@ async def loadtest(
         mode=mode,
         app=app_title,
         edge=None if edge is None else _host_and_port(edge),
-        config=None if edge is None else _proxy_settings(config),
+        config=None if edge is None else proxy_settings(config),
     )
     if not await run_loadtest(options):
         sys.exit(1)
-
-
-_how_full: Final = ("sessions", "max_sessions", "gpu_memory_percent")
-_pairing_failed: Final = {
-    "wrong_pin": "That was not the PIN that the device shows. Start the pairing there again.",
-    "wrong_signature": "The device did not prove its certificate. Start the pairing there again.",
-}
-
-
-def _proxy_settings(path: Path) -> ProxyConfig:
-    return load_toml(_existing(path, "config.example.toml"), ProxyConfig, proxy_environment)
-
-
-def _existing(path: Path, example: str) -> Path:
-    if not path.exists():
-        raise CommandFailed(
-            f"{path} does not exist. Name your configuration with --config; "
-            f"{example} shows what to put in it."
-        )
-    return path
 
 
 def _host_and_port(text: str) -> tuple[str, int]:
@@ -465,63 +288,6 @@ def _host_and_port(text: str) -> tuple[str, int]:
     if match is None or not 0 < port < 65_536:
         raise CommandFailed("--edge is HOST or HOST:HTTP_PORT, as in play.example.org:47989.")
     return match["v6"] or match["name"], port
-
-
-def _only(pending: list[dict[str, Any]]) -> str:
-    if not pending:
-        raise CommandFailed("No device waits to be paired. Start the pairing in Moonlight first.")
-    if len(pending) > 1:
-        raise CommandFailed(
-            "Several devices wait. Say which with --request ID; `moonhost pair` lists them."
-        )
-    return str(pending[0]["id"])
-
-
-def _path_part(text: str) -> str:
-    if not text.isalnum():
-        raise CommandFailed("An id has letters and digits only; the list shows it.")
-    return text
-
-
-def _target(text: str) -> str:
-    if not all(is_valid_name(part) for part in text.split("/")) or text.count("/") > 1:
-        raise CommandFailed(
-            "Say AGENT/HOST, or AGENT for all of its hosts; `moonhost backends` lists them."
-        )
-    return text
-
-
-async def _list(
-    what: str, config: Path, as_json: bool, columns: tuple[str, ...], nothing: str
-) -> None:
-    async with AdminClient.of(_proxy_settings(config)) as edge:
-        rows = await edge.get(f"/api/v1/{what}")
-    _show(rows, as_json, columns, nothing)
-
-
-def _show(
-    rows: list[dict[str, Any]], as_json: bool, columns: tuple[str, ...], nothing: str
-) -> None:
-    if as_json:
-        print(json.dumps(rows))
-        return
-    if not rows:
-        print(nothing)
-        return
-    table = [columns, *([_cell(row[column]) for column in columns] for row in rows)]
-    widths = [max(len(line[index]) for line in table) for index in range(len(columns))]
-    for line in table:
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        )
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return str(value)
 
 
 async def _until_signal(run: Callable[[], Awaitable[None]]) -> None:

@@ -50,6 +50,17 @@ _hosts: Final = tuple(
 )
 
 
+def _geography() -> str:
+    """Return the regions for the edge's configuration, each with a loopback network of its own."""
+    regions = (
+        f"[regions.{host.region}]\n"
+        f"latitude = {host.latitude}\nlongitude = {host.longitude}\n"
+        f'networks = ["127.{number}.0.0/16"]\n'
+        for number, host in enumerate(_hosts, 11)
+    )
+    return f'[geography]\nedge_region = "{_hosts[0].region}"\n' + "".join(regions)
+
+
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
     """What the command line says."""
@@ -132,7 +143,7 @@ class Demo:
         """Start everything and let the client play; `result` holds what was reached."""
         for package, extra in (("av", "simulator"), ("moonlight_python", "client")):
             await self._deployment.require(package, extra)
-        config = await self._deployment.start_edge(self._options.listen)
+        config = await self._deployment.start_edge(self._options.listen, _geography())
         self._http_port = config.listen.http_port
         for host in _hosts:
             await self._deployment.start_host(config, host)
@@ -214,10 +225,14 @@ class Demo:
     async def stay_up(self) -> None:
         """Wait until cancelled, while one's own Moonlight may be used."""
         listen, port = self._options.listen, self._http_port
+        config = self._deployment.edge_config_path
         where = listen if port == standard_http_port else f"{listen}:{port}"
         self.say(
             f"\nThe demo stays up. Point your own Moonlight at {where}; it shows a PIN. Then:\n"
-            f"  {own_command()} pair PIN --config {self._deployment.edge_config_path}\n"
+            f"  {own_command()} pair PIN --config {config}\n"
+            "Players in 127.11.0.0/16, 127.12.0.0/16 and 127.13.0.0/16 have a region each. Where "
+            f"one of them would play, and why, tells\n  {own_command()} backends explain "
+            f"--client-ip 127.12.0.1 --app {app_title!r} --config {config}\n"
             f"Logs are in {self._folder}. Ctrl-C stops everything."
         )
         await trio.sleep_forever()

@@ -94,11 +94,14 @@ class LocalDeployment:
                 "or use `make demo`, which does."
             )
 
-    async def start_edge(self, listen: str = "127.0.0.1") -> ProxyConfig:
-        """Start the edge and return its configuration once it answers."""
+    async def start_edge(self, listen: str = "127.0.0.1", settings: str = "") -> ProxyConfig:
+        """Start the edge and return its configuration once it answers.
+
+        `settings` is TOML for the end of its file.
+        """
         self._say("Starting an edge ...")
         try:
-            path = write_edge_config(self._folder, listen)
+            path = write_edge_config(self._folder, listen, settings=settings)
         except NoRoom as error:
             raise CommandFailed(str(error)) from error
         config = load_toml(path, ProxyConfig, "MOONHOST_DEMO")

@@ -157,9 +157,8 @@ class BackendsApi:
         target = request.path_params["target"]
         if not all(is_valid_name(part) for part in target.split("/")) or target.count("/") > 1:
             raise Refused(400, "bad_target", "A drain is for AGENT/HOST, or for all of an AGENT.")
-        known = {name for backend in self._fleet.backends() for name in _names(backend)}
-        if target not in known:
-            raise Refused(404, "no_such_backend", f"No backend is called {target}.")
+        if not await self._is_known(target):
+            raise Refused(404, "no_such_backend", f"No backend and no agent is called {target}.")
         asked = await read_json(request, _Drain, '{"deadline_s": 3600}, or {}')
         now = datetime.now(UTC)
         deadline = None if asked.deadline_s is None else now + timedelta(seconds=asked.deadline_s)
@@ -168,6 +167,16 @@ class BackendsApi:
         self._fleet.events.note("drain_began", target)
         (drain,) = (drain for drain in self._fleet.drains() if drain.target == target)
         return JSONResponse(self._drain_of(drain))
+
+    async def _is_known(self, target: str) -> bool:
+        """Tell whether there is such a backend or agent, or will be once its agent connects."""
+        if any(target in (backend.id, backend.agent_id) for backend in self._fleet.backends()):
+            return True
+        agent = target.partition("/")[0]
+        connected = any(backend.agent_id == agent for backend in self._fleet.backends())
+        return not connected and agent in {
+            held.agent_id for held in await self._store.list_agents()
+        }
 
     async def _undrain(self, request: Request) -> Response:
         target = request.path_params["target"]
@@ -202,10 +211,6 @@ def one_client(clients: tuple[ClientRecord, ...], beginning: str) -> ClientRecor
     if len(found) != 1:
         raise Refused(404, "no_such_client", f"{len(found)} clients have an id like that.")
     return found[0]
-
-
-def _names(backend: Backend) -> tuple[str, str]:
-    return backend.id, backend.agent_id
 
 
 def _asked(request: Request, name: str) -> str:

@@ -83,6 +83,13 @@ class Player:
             yield region
 
 
+@asynccontextmanager
+async def ended_by_its_host() -> AsyncIterator[None]:
+    """Expect a player to be told, within the block, that its session is over."""
+    with pytest.raises(ClientFailed, match="The host ended the session"):
+        yield
+
+
 async def explained(deployment: Deployment, address: str) -> Any:
     async with deployment.admin() as admin:
         query = {"client_ip": address, "app": "Test ball"}
@@ -115,23 +122,22 @@ async def test_a_drained_host_keeps_its_player_and_gets_no_other(tmp_path: Path)
     async with deployed(tmp_path, *hosts(), settings=REGIONS) as deployment:
         anna = await Player.at(deployment, "127.11.0.1")
         ben = await Player.at(deployment, "127.11.0.2")
-        with pytest.raises(ClientFailed, match="The host ended the session"):
-            async with anna.playing() as region, deployment.admin() as admin:
-                assert region == "frankfurt"
-                await admin.put("/api/v1/drains/frankfurt", {})
-                async with ben.playing() as elsewhere:
-                    assert elsewhere == "new-york"
-                assert len(await deployment.sessions()) == 1
-                await deployment.restart_edge()
-                await deployment.wait_for_backends(3)
-                assert (await explained(deployment, "127.11.0.3"))["region"] == "new-york"
-                (drain,) = await admin.get("/api/v1/drains")
-                assert (drain["target"], drain["sessions"]) == ("frankfurt", 1)
-                await admin.put("/api/v1/drains/frankfurt", {"deadline_s": 0})
-                await deployment.edge.upkeep.end_overdue()
-                assert await deployment.sessions() == []
-                await admin.delete("/api/v1/drains/frankfurt")
-                assert (await explained(deployment, "127.11.0.3"))["region"] == "frankfurt"
+        async with ended_by_its_host(), anna.playing() as region, deployment.admin() as admin:
+            assert region == "frankfurt"
+            await admin.put("/api/v1/drains/frankfurt", {})
+            async with ben.playing() as elsewhere:
+                assert elsewhere == "new-york"
+            assert len(await deployment.sessions()) == 1
+            await deployment.restart_edge()
+            await deployment.wait_for_backends(3)
+            assert (await explained(deployment, "127.11.0.3"))["region"] == "new-york"
+            (drain,) = await admin.get("/api/v1/drains")
+            assert (drain["target"], drain["sessions"]) == ("frankfurt", 1)
+            await admin.put("/api/v1/drains/frankfurt", {"deadline_s": 0})
+            await deployment.edge.upkeep.end_overdue()
+            assert await deployment.sessions() == []
+            await admin.delete("/api/v1/drains/frankfurt")
+            assert (await explained(deployment, "127.11.0.3"))["region"] == "frankfurt"
 
 
 async def test_a_launch_goes_on_where_its_host_is_dead(tmp_path: Path) -> None:

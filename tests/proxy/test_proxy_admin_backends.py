@@ -123,6 +123,14 @@ async def test_a_drain_that_makes_no_sense_is_refused(
     assert edge.store.drains == {}
 
 
+async def test_a_host_can_be_drained_before_its_agent_connects(edge: Edge) -> None:
+    edge.store.tokens[b"hash"] = "agent-2"
+    assert (await edge.ask("PUT", "/api/v1/drains/agent-2/wolf", content="{}")).status_code == 200
+    edge.store.tokens[b"hash2"] = "agent-1"
+    response = await edge.ask("PUT", "/api/v1/drains/agent-1/mistyped", content="{}")
+    assert (response.status_code, problem(response)) == (404, "no_such_backend")
+
+
 async def test_a_client_is_given_to_a_user_and_taken_again(edge: Edge) -> None:
     for user in ("anna", None):
         body = '{"user": "anna"}' if user else '{"user": null}'

@@ -1,0 +1,36 @@
+"""What several commands share: where the edge's configuration is, and JSON for programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+
+from cyclopts import Parameter
+
+from moonhost.errors import CommandFailed
+from proxy.config import ProxyConfig
+from settings import load_toml
+
+default_proxy_config: Final = Path("/etc/moonhost/proxy.toml")
+proxy_environment: Final = "MOONHOST_PROXY"
+
+ProxyConfigPath = Annotated[
+    Path,
+    Parameter(name=["--config", "-c"], help="The edge's TOML file.", env_var="MOONHOST_CONFIG"),
+]
+AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
+
+
+def proxy_settings(path: Path) -> ProxyConfig:
+    """Load an edge's configuration, overlaid by the environment."""
+    return load_toml(existing(path, "config.example.toml"), ProxyConfig, proxy_environment)
+
+
+def existing(path: Path, example: str) -> Path:
+    """Return a path, if there is a file; else `CommandFailed` tells about `example`."""
+    if not path.exists():
+        raise CommandFailed(
+            f"{path} does not exist. Name your configuration with --config; "
+            f"{example} shows what to put in it."
+        )
+    return path
