@@ -99,7 +99,7 @@ class Admin(_Section):
 
 
 class StoreConfig(_Section):
-    """Where what must outlive an edge is kept: a file of its own, or a server for several edges."""
+    """Where what must outlive an edge is kept: in a file of its own, or in a server."""
 
     kind: Literal["sqlite", "redis"] = "sqlite"
     redis_url: RedisUrl | None = None
