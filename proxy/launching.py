@@ -67,6 +67,8 @@ class Launcher:
                 decision, reservation = await self._fleet.choose(intent)
             except NoBackend as error:
                 raise _refused(error, failure, len(intent.tried)) from failure or error
+            if failure is not None:
+                _log_failover(client, failure)
             _log_choice(client, decision)
             backend = decision.backend
             try:
@@ -74,7 +76,9 @@ class Launcher:
             except EdgeError as error:
                 self._fleet.release(reservation)
                 failure = error
-                self._note_failure(client, backend.id, error)
+                self._fleet.note_failure(
+                    backend.id, error.reason, reached=isinstance(error, HostRefused)
+                )
             except BaseException:
                 self._fleet.release(reservation)
                 raise
@@ -120,15 +124,10 @@ class Launcher:
             raise
         return Launched(session, backend, url, reservation)
 
-    def _note_failure(self, client: ClientId, backend: BackendId, error: EdgeError) -> None:
-        self._fleet.note_failure(backend, error.reason, reached=isinstance(error, HostRefused))
-        _log.warning(
-            "launch_failed_at_backend",
-            client=client[:12],
-            backend=backend,
-            reason=error.reason,
-            why=str(error),
-        )
+
+def _log_failover(client: ClientId, failure: EdgeError) -> None:
+    """Tell of a failure that the player does not see; one that they do is told with the refusal."""
+    _log.warning("launch_fails_over", client=client[:12], reason=failure.reason, why=str(failure))
 
 
 def _log_choice(client: ClientId, decision: Decision) -> None:

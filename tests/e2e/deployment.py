@@ -14,7 +14,7 @@ import trio
 
 from agent.config import load as load_agent_config
 from agent.service import run_agent
-from backends.model import BackendId
+from backends.model import BackendId, State
 from backends.tokens import new_agent_token, token_hash
 from moonhost.admin_client import AdminClient
 from moonhost.sample_configs import SampleHost, write_agent_config, write_edge_config
@@ -111,6 +111,11 @@ class Deployment:
         """Return the edge's sessions as its API shows them."""
         async with self.admin() as edge:
             return await edge.get("/api/v1/sessions")
+
+    def is_up(self, backend: str) -> bool:
+        """Tell whether a backend can be reached, as far as the edge knows."""
+        known = self.edge.fleet.backend(BackendId(backend))
+        return known is not None and known.state is not State.UNHEALTHY
 
     async def wait_for_backends(self, count: int) -> None:
         """Wait until so many backends are there."""

@@ -17,7 +17,7 @@ from proxy import host_apps
 from proxy.fleet import Fleet
 from proxy.hosts import HostRequest, ask_xml
 from simulator.config import Traps
-from tests.e2e.deployment import Deployment, HostPlan, deployed
+from tests.e2e.deployment import Deployment, HostPlan, deployed, start_timeout_s
 from tests.e2e.real_client import ClientFailed, RealClient
 from tests.waiting import until
 
@@ -189,9 +189,9 @@ async def test_without_any_host_a_launch_is_refused(tmp_path: Path) -> None:
         client = await deployment.paired_client()
         (app, *_) = await client.run("apps")
         deployment.agents["one"].cancel()
-        await deployment.wait_for_backends(0)
+        await until(lambda: not deployment.is_up("one/host"), start_timeout_s)
 
-        with capture_logs() as logs, pytest.raises(ClientFailed, match="online right now"):
+        with capture_logs() as logs, pytest.raises(ClientFailed, match="not answering right now"):
             await client.stream("--app-id", str(app["id"]))
 
         assert len(refusals(logs)) == 1
