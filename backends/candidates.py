@@ -88,10 +88,9 @@ def load(backend: Backend, limits: GpuLimits) -> Load:
 class Pool:
     """The backends of one region that have one app."""
 
-    __slots__ = ("_closed", "_open", "place")
+    __slots__ = ("_closed", "_open")
 
     def __init__(self) -> None:
-        self.place: Place | None = None
         self._open: list[Load] = []
         self._closed: Counter[Exclusion] = Counter()
 
@@ -133,6 +132,7 @@ class Candidates:
         self._backends: dict[BackendId, Backend] = {}
         self._entries: dict[BackendId, Load | Exclusion] = {}
         self._pools: dict[str, dict[str, Pool]] = {}
+        self._places: dict[str, list[tuple[BackendId, Place]]] = {}
         self.apps_version = 0
         """Changes whenever the apps on offer may have changed."""
         for backend in backends:
@@ -157,6 +157,11 @@ class Candidates:
         """Give each region's pool of those that have an app; regions without one are left out."""
         return self._pools.get(normalised_title, _NONE)
 
+    def place(self, region: str) -> Place | None:
+        """Tell where a region is: where its first backend by id is that knows."""
+        places = self._places.get(region)
+        return places[0][1] if places else None
+
     def exclusion(self, identifier: BackendId) -> Exclusion | None:
         """Tell why a backend that is here can take no launch at all; None if it can."""
         entry = self._entries[identifier]
@@ -175,10 +180,12 @@ class Candidates:
             self._enter_pools(backend, entry)
         self._entries[backend.id] = entry
 
-    def remove(self, identifier: BackendId) -> None:
-        """Take a backend out."""
-        self._leave_pools(self._backends.pop(identifier))
+    def remove(self, identifier: BackendId) -> Backend:
+        """Take out a backend that is here, and return what it was."""
+        backend = self._backends.pop(identifier)
+        self._leave_pools(backend)
         del self._entries[identifier]
+        return backend
 
     def _move(self, backend: Backend, old: Load | Exclusion, new: Load | Exclusion) -> None:
         if old == new:
@@ -190,13 +197,18 @@ class Candidates:
 
     def _enter_pools(self, backend: Backend, entry: Load | Exclusion) -> None:
         self.apps_version += 1
+        if backend.place is not None:
+            insort(self._places.setdefault(backend.region, []), (backend.id, backend.place))
         for title in backend.apps.titles:
-            pool = self._pools.setdefault(title, {}).setdefault(backend.region, Pool())
-            pool.place = backend.place
-            pool.add(entry)
+            self._pools.setdefault(title, {}).setdefault(backend.region, Pool()).add(entry)
 
     def _leave_pools(self, backend: Backend) -> None:
         self.apps_version += 1
+        if backend.place is not None:
+            places = self._places[backend.region]
+            places.remove((backend.id, backend.place))
+            if not places:
+                del self._places[backend.region]
         entry = self._entries[backend.id]
         for title in backend.apps.titles:
             regions = self._pools[title]

@@ -117,24 +117,25 @@ def select(
 
     `running` is where this client's session runs now. It wins even where that backend drains or
     is full, since the session is already counted there; the caller takes no reservation then.
+    Where it has just failed to go on (`LaunchIntent.tried`), it does not win.
     `sticky` counts until it expires, and only while its backend can take the launch.
     """
     title = normalise_title(intent.app_title)
-    if running is not None:
+    if running is not None and running not in intent.tried:
         backend = candidates.get(running)
         if backend is not None and _has_it_running(backend, title, candidates):
-            return _at(backend, Reason.RUNNING, intent)
+            return _at(backend, Reason.RUNNING, intent, candidates)
     if sticky is not None and sticky.expires_at > now:
         backend = candidates.get(sticky.backend_id)
         if backend is not None and _verdict(backend, title, intent, candidates) is None:
-            return _at(backend, Reason.STICKY, intent)
+            return _at(backend, Reason.STICKY, intent, candidates)
     pools = candidates.pools(title)
     offers = list(_offers(intent, pools, candidates))
     if not offers:
         raise _refusal(intent, pools, candidates)
     roomy = [offer for offer in offers if offer.load.room is not Room.CROWDED]
     chosen = policy.select(roomy or offers)
-    passed_over = _passed_over(intent, chosen, pools) if len(pools) > 1 else ()
+    passed_over = _passed_over(intent, chosen, pools, candidates) if len(pools) > 1 else ()
     spilled = bool(passed_over) and policy.name is PolicyName.GEO
     return Decision(
         chosen.backend,
@@ -164,7 +165,7 @@ def explain(
     verdicts = [
         Verdict(
             backend,
-            intent.place.distance_km(backend.region, backend.place),
+            intent.place.distance_km(backend.region, candidates.place(backend.region)),
             _verdict(backend, title, intent, candidates),
         )
         for backend in candidates
@@ -173,8 +174,8 @@ def explain(
     return Explanation(outcome, tuple(verdicts))
 
 
-def _at(backend: Backend, reason: Reason, intent: LaunchIntent) -> Decision:
-    distance = intent.place.distance_km(backend.region, backend.place)
+def _at(backend: Backend, reason: Reason, intent: LaunchIntent, candidates: Candidates) -> Decision:
+    distance = intent.place.distance_km(backend.region, candidates.place(backend.region))
     return Decision(backend, reason, intent.place, distance)
 
 
@@ -207,16 +208,18 @@ def _offers(
     for region, pool in _allowed(intent, pools):
         load = pool.first(intent.tried)
         if load is not None:
-            distance = intent.place.distance_km(region, pool.place)
+            distance = intent.place.distance_km(region, candidates.place(region))
             yield Offer(candidates.at(load), load, distance)
 
 
-def _passed_over(intent: LaunchIntent, chosen: Offer, pools: Mapping[str, Pool]) -> tuple[str, ...]:
+def _passed_over(
+    intent: LaunchIntent, chosen: Offer, pools: Mapping[str, Pool], candidates: Candidates
+) -> tuple[str, ...]:
     """Tell which regions are nearer than the chosen one and have no room."""
     crowded_too = chosen.load.room is Room.CROWDED
     nearer = []
     for region, pool in _allowed(intent, pools):
-        distance = intent.place.distance_km(region, pool.place)
+        distance = intent.place.distance_km(region, candidates.place(region))
         if distance + tie_km < chosen.distance_km:
             load = pool.first(intent.tried)
             if load is None or (load.room is Room.CROWDED and not crowded_too):
