@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
 from backends.apps import AppOffers
-from backends.geography import Place
+from backends.geography import ClientPlace, Place
 from backends.model import Backend, BackendId, Health
 
 
@@ -111,7 +111,7 @@ class Pool:
             self._closed[entry] += 1
 
     def discard(self, entry: Load | Exclusion) -> None:
-        """Take a backend out that was added as `entry`."""
+        """Take a backend out that was added as `entry`, the same or one equal to it."""
         if isinstance(entry, Load):
             del self._open[bisect_left(self._open, entry)]
         else:
@@ -122,6 +122,8 @@ class Pool:
 
 
 _NONE: Mapping[str, Pool] = {}
+max_known_places = 2_048
+"""Places of clients whose distances from all regions are kept: some 4 KB each with 50 regions."""
 
 
 class Candidates:
@@ -132,7 +134,10 @@ class Candidates:
         self._backends: dict[BackendId, Backend] = {}
         self._entries: dict[BackendId, Load | Exclusion] = {}
         self._pools: dict[str, dict[str, Pool]] = {}
+        self._pools_of: dict[BackendId, tuple[Pool, ...]] = {}
         self._places: dict[str, list[tuple[BackendId, Place]]] = {}
+        self._regions: Counter[str] = Counter()
+        self._nearest: dict[ClientPlace, tuple[tuple[float, str], ...]] = {}
         self.apps_version = 0
         """Changes whenever the apps on offer may have changed."""
         for backend in backends:
@@ -162,6 +167,17 @@ class Candidates:
         places = self._places.get(region)
         return places[0][1] if places else None
 
+    def nearest_first(self, client: ClientPlace) -> Sequence[tuple[float, str]]:
+        """Give all regions by their distance from a client in kilometres, and then by name."""
+        nearest = self._nearest.get(client)
+        if nearest is None:
+            if len(self._nearest) >= max_known_places:
+                del self._nearest[next(iter(self._nearest))]
+            nearest = self._nearest[client] = tuple(
+                sorted((client.distance_km(each, self.place(each)), each) for each in self._regions)
+            )
+        return nearest
+
     def exclusion(self, identifier: BackendId) -> Exclusion | None:
         """Tell why a backend that is here can take no launch at all; None if it can."""
         entry = self._entries[identifier]
@@ -173,7 +189,7 @@ class Candidates:
         before = self._backends.get(backend.id)
         self._backends[backend.id] = backend
         if before is not None and _standing(before) == _standing(backend):
-            self._move(backend, self._entries[backend.id], entry)
+            self._move(backend.id, self._entries[backend.id], entry)
         else:
             if before is not None:
                 self._leave_pools(before)
@@ -187,23 +203,32 @@ class Candidates:
         del self._entries[identifier]
         return backend
 
-    def _move(self, backend: Backend, old: Load | Exclusion, new: Load | Exclusion) -> None:
-        if old == new:
-            return
-        for title in backend.apps.titles:
-            pool = self._pools[title][backend.region]
-            pool.discard(old)
-            pool.add(new)
+    def _move(self, identifier: BackendId, old: Load | Exclusion, new: Load | Exclusion) -> None:
+        if old != new:
+            for pool in self._pools_of[identifier]:
+                pool.discard(old)
+                pool.add(new)
 
     def _enter_pools(self, backend: Backend, entry: Load | Exclusion) -> None:
         self.apps_version += 1
+        self._nearest.clear()
+        self._regions[backend.region] += 1
         if backend.place is not None:
             insort(self._places.setdefault(backend.region, []), (backend.id, backend.place))
-        for title in backend.apps.titles:
-            self._pools.setdefault(title, {}).setdefault(backend.region, Pool()).add(entry)
+        self._pools_of[backend.id] = pools = tuple(
+            self._pools.setdefault(title, {}).setdefault(backend.region, Pool())
+            for title in backend.apps.titles
+        )
+        for pool in pools:
+            pool.add(entry)
 
     def _leave_pools(self, backend: Backend) -> None:
         self.apps_version += 1
+        self._nearest.clear()
+        self._regions[backend.region] -= 1
+        if not self._regions[backend.region]:
+            del self._regions[backend.region]
+        del self._pools_of[backend.id]
         if backend.place is not None:
             places = self._places[backend.region]
             places.remove((backend.id, backend.place))

@@ -6,6 +6,7 @@ makes of the regions that have room.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -130,7 +131,7 @@ def select(
         if backend is not None and _verdict(backend, title, intent, candidates) is None:
             return _at(backend, Reason.STICKY, intent, candidates)
     pools = candidates.pools(title)
-    offers = list(_offers(intent, pools, candidates))
+    offers = list(_offers(intent, pools, candidates, policy))
     if not offers:
         raise _refusal(intent, pools, candidates)
     roomy = [offer for offer in offers if offer.load.room is not Room.CROWDED]
@@ -196,20 +197,25 @@ def _verdict(
     return candidates.exclusion(backend.id)
 
 
-def _allowed(intent: LaunchIntent, pools: Mapping[str, Pool]) -> Iterator[tuple[str, Pool]]:
-    for region, pool in pools.items():
-        if intent.regions is None or region in intent.regions:
-            yield region, pool
-
-
 def _offers(
-    intent: LaunchIntent, pools: Mapping[str, Pool], candidates: Candidates
+    intent: LaunchIntent, pools: Mapping[str, Pool], candidates: Candidates, policy: Policy
 ) -> Iterator[Offer]:
-    for region, pool in _allowed(intent, pools):
-        load = pool.first(intent.tried)
+    """Give what each region offers, the nearest first, as far as the policy can choose it."""
+    farthest_km = math.inf
+    for distance_km, region in candidates.nearest_first(intent.place):
+        if distance_km > farthest_km:
+            return
+        pool = _pool(intent, region, pools)
+        load = None if pool is None else pool.first(intent.tried)
         if load is not None:
-            distance = intent.place.distance_km(region, candidates.place(region))
-            yield Offer(candidates.at(load), load, distance)
+            yield Offer(candidates.at(load), load, distance_km)
+            if policy.name is PolicyName.GEO and load.room is not Room.CROWDED:
+                farthest_km = min(farthest_km, distance_km + tie_km)
+
+
+def _pool(intent: LaunchIntent, region: str, pools: Mapping[str, Pool]) -> Pool | None:
+    allowed = intent.regions is None or region in intent.regions
+    return pools.get(region) if allowed else None
 
 
 def _passed_over(
@@ -218,13 +224,15 @@ def _passed_over(
     """Tell which regions are nearer than the chosen one and have no room."""
     crowded_too = chosen.load.room is Room.CROWDED
     nearer = []
-    for region, pool in _allowed(intent, pools):
-        distance = intent.place.distance_km(region, candidates.place(region))
-        if distance + tie_km < chosen.distance_km:
-            load = pool.first(intent.tried)
-            if load is None or (load.room is Room.CROWDED and not crowded_too):
-                nearer.append((distance, region))
-    return tuple(region for _, region in sorted(nearer))
+    for distance_km, region in candidates.nearest_first(intent.place):
+        if distance_km + tie_km >= chosen.distance_km:
+            break
+        pool = _pool(intent, region, pools)
+        load = None if pool is None else pool.first(intent.tried)
+        full = load is None or (load.room is Room.CROWDED and not crowded_too)
+        if pool is not None and full:
+            nearer.append(region)
+    return tuple(nearer)
 
 
 # The nearest to working comes first: a full host is worth waiting for, a broken one is not.
@@ -265,8 +273,10 @@ def _refusal(intent: LaunchIntent, pools: Mapping[str, Pool], candidates: Candid
     title = display_title(intent.app_title)
     named = f'"{title}"' if title else "this app"
     found = Counter({Exclusion.TRIED: len(intent.tried), Exclusion.REGION_NOT_ALLOWED: len(pools)})
-    for _, pool in _allowed(intent, pools):
-        found += pool.closed
+    for region in pools:
+        pool = _pool(intent, region, pools)
+        if pool is not None:
+            found += pool.closed
     for exclusions, refusal, sentence in _REFUSALS:
         if any(found[exclusion] for exclusion in exclusions):
             return NoBackend(refusal, sentence.format(title=named))
