@@ -117,6 +117,14 @@ class Pool:
         else:
             self._closed[entry] -= 1
 
+    def move(self, old: Load | Exclusion, new: Load | Exclusion) -> None:
+        """Do both; one call, since a backend that changes is in a pool for each of its apps."""
+        if isinstance(old, Load):
+            del self._open[bisect_left(self._open, old)]
+        else:
+            self._closed[old] -= 1
+        self.add(new)
+
     def __bool__(self) -> bool:
         return bool(self._open) or any(self._closed.values())
 
@@ -206,8 +214,7 @@ class Candidates:
     def _move(self, identifier: BackendId, old: Load | Exclusion, new: Load | Exclusion) -> None:
         if old != new:
             for pool in self._pools_of[identifier]:
-                pool.discard(old)
-                pool.add(new)
+                pool.move(old, new)
 
     def _enter_pools(self, backend: Backend, entry: Load | Exclusion) -> None:
         self.apps_version += 1

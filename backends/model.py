@@ -84,4 +84,6 @@ class Backend:
         """The backend in one word."""
         if self.health is Health.UNHEALTHY:
             return State.UNHEALTHY
-        return State.DRAINING if self.draining else State(self.health)
+        if self.draining:
+            return State.DRAINING
+        return State.HEALTHY if self.health is Health.HEALTHY else State.DEGRADED

@@ -315,9 +315,9 @@ class Registry:
         if backend == before:
             return
         self._candidates.put(backend)
-        was = None if before is None else before.state
-        if was is not backend.state:
-            self._transitions.append(Transition(identifier, was, backend.state, backend.trouble))
+        was, state = None if before is None else before.state, backend.state
+        if was is not state:
+            self._transitions.append(Transition(identifier, was, state, backend.trouble))
 
     def _backend(self, agent: _Agent, identifier: BackendId, host: _Host) -> Backend:
         slots = self._slots.get(identifier, _NO_SLOTS)
