@@ -130,10 +130,10 @@ def select(
         backend = candidates.get(sticky.backend_id)
         if backend is not None and _verdict(backend, title, intent, candidates) is None:
             return _at(backend, Reason.STICKY, intent, candidates)
-    pools = candidates.pools(title)
+    pools = _allowed(intent, candidates.pools(title))
     offers = list(_offers(intent, pools, candidates, policy))
     if not offers:
-        raise _refusal(intent, pools, candidates)
+        raise _refusal(intent, candidates.pools(title), candidates)
     roomy = [offer for offer in offers if offer.load.room is not Room.CROWDED]
     chosen = policy.select(roomy or offers)
     passed_over = _passed_over(intent, chosen, pools, candidates) if len(pools) > 1 else ()
@@ -197,25 +197,27 @@ def _verdict(
     return candidates.exclusion(backend.id)
 
 
+def _allowed(intent: LaunchIntent, pools: Mapping[str, Pool]) -> Mapping[str, Pool]:
+    if intent.regions is None:
+        return pools
+    return {region: pool for region, pool in pools.items() if region in intent.regions}
+
+
 def _offers(
     intent: LaunchIntent, pools: Mapping[str, Pool], candidates: Candidates, policy: Policy
 ) -> Iterator[Offer]:
     """Give what each region offers, the nearest first, as far as the policy can choose it."""
     farthest_km = math.inf
+    nearest_counts = policy.name is PolicyName.GEO
     for distance_km, region in candidates.nearest_first(intent.place):
         if distance_km > farthest_km:
             return
-        pool = _pool(intent, region, pools)
+        pool = pools.get(region)
         load = None if pool is None else pool.first(intent.tried)
         if load is not None:
             yield Offer(candidates.at(load), load, distance_km)
-            if policy.name is PolicyName.GEO and load.room is not Room.CROWDED:
+            if nearest_counts and load.room is not Room.CROWDED:
                 farthest_km = min(farthest_km, distance_km + tie_km)
-
-
-def _pool(intent: LaunchIntent, region: str, pools: Mapping[str, Pool]) -> Pool | None:
-    allowed = intent.regions is None or region in intent.regions
-    return pools.get(region) if allowed else None
 
 
 def _passed_over(
@@ -227,11 +229,11 @@ def _passed_over(
     for distance_km, region in candidates.nearest_first(intent.place):
         if distance_km + tie_km >= chosen.distance_km:
             break
-        pool = _pool(intent, region, pools)
-        load = None if pool is None else pool.first(intent.tried)
-        full = load is None or (load.room is Room.CROWDED and not crowded_too)
-        if pool is not None and full:
-            nearer.append(region)
+        pool = pools.get(region)
+        if pool is not None:
+            load = pool.first(intent.tried)
+            if load is None or (load.room is Room.CROWDED and not crowded_too):
+                nearer.append(region)
     return tuple(nearer)
 
 
@@ -273,10 +275,8 @@ def _refusal(intent: LaunchIntent, pools: Mapping[str, Pool], candidates: Candid
     title = display_title(intent.app_title)
     named = f'"{title}"' if title else "this app"
     found = Counter({Exclusion.TRIED: len(intent.tried), Exclusion.REGION_NOT_ALLOWED: len(pools)})
-    for region in pools:
-        pool = _pool(intent, region, pools)
-        if pool is not None:
-            found += pool.closed
+    for pool in _allowed(intent, pools).values():
+        found += pool.closed
     for exclusions, refusal, sentence in _REFUSALS:
         if any(found[exclusion] for exclusion in exclusions):
             return NoBackend(refusal, sentence.format(title=named))

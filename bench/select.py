@@ -65,7 +65,7 @@ _apps: Final = tuple(AppOffer(f"Game number {number}", number) for number in ran
 _networks: Final = 4_096
 """In the database: 64.0.0.0/20 and those after it, each in one of the cities."""
 _cities: Final = 1_000
-_players: Final = 30_000
+_players: Final = 10_000
 """Who launches, each from an address of its own."""
 _first_network: Final = int(IPv4Address("64.0.0.0"))
 
