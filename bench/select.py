@@ -61,6 +61,8 @@ _now: Final = datetime(2026, 11, 24, tzinfo=UTC)
 _session_s: Final = 1_800.0
 _heartbeat_s: Final = 10.0
 _gib: Final = 1 << 30
+_shares: Final = (*(number / 20 for number in range(1, 15)), 0.88, None)
+"""Of hosts' GPU memory: most have room, some are crowded, some do not tell."""
 _apps: Final = tuple(AppOffer(f"Game number {number}", number) for number in range(apps_per_host))
 _networks: Final = 4_096
 """In the database: 64.0.0.0/20 and those after it, each in one of the cities."""
@@ -215,7 +217,7 @@ class Fleet:
             ),
         )
         connection = self._registry.agent_connected(offering, now=0.0)
-        shares = tuple(self._chance.choice((0.1, 0.2, 0.4, 0.7, 0.88, None)) for _ in range(hosts))
+        shares = tuple(self._chance.choice(_shares) for _ in range(hosts))
         return _Agent(offering, connection, shares)
 
     def _fill(self) -> None:
