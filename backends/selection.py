@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from itertools import takewhile
 from typing import Final
 
 from backends.apps import display_title, normalise_title
@@ -226,9 +227,8 @@ def _passed_over(
     """Tell which regions are nearer than the chosen one and have no room."""
     crowded_too = chosen.load.room is Room.CROWDED
     nearer = []
-    for distance_km, region in candidates.nearest_first(intent.place):
-        if distance_km + tie_km >= chosen.distance_km:
-            break
+    regions = candidates.nearest_first(intent.place)
+    for _, region in takewhile(lambda each: each[0] + tie_km < chosen.distance_km, regions):
         pool = pools.get(region)
         if pool is not None:
             load = pool.first(intent.tried)
