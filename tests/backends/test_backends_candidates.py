@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from backends.apps import AppOffer
 from backends.candidates import Candidates, Exclusion, GpuLimits, Room, exclusion, load
-from backends.geography import Place
+from backends.geography import ClientPlace, LocatedBy, Place
 from backends.model import Backend, BackendId, Health, State
 from tests.backends.backends_made import DESKTOP, any_backend, backend, fleets
 
@@ -118,6 +118,23 @@ def test_the_version_of_the_apps_changes_with_them_and_not_with_load() -> None:
     assert after > before
     candidates.remove(BackendId("a/wolf"))
     assert candidates.apps_version > after
+
+
+def test_distances_are_kept_for_so_many_places_and_follow_the_regions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("backends.candidates.max_known_places", 2)
+    candidates = Candidates([backend("a"), backend("p", region="paris")])
+    for longitude in (8, 2, -120):
+        client = ClientPlace(LocatedBy.DATABASE, None, Place(49, longitude))
+        distances = candidates.nearest_first(client)
+        assert candidates.nearest_first(client) is distances
+        assert next(region for _, region in distances) == (
+            "frankfurt" if longitude == 8 else "paris"
+        )
+    assert len(candidates._nearest) == 2
+    candidates.put(backend("o", region="oregon"))
+    assert candidates.nearest_first(client)[0][1] == "oregon"
 
 
 def contents(candidates: Candidates) -> object:
