@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import unicodedata
 from collections.abc import ItemsView, Iterable, Iterator, KeysView
@@ -21,6 +22,7 @@ def display_title(title: str) -> str:
     return " ".join(visible.split())[:max_title_characters].rstrip()
 
 
+@functools.lru_cache(maxsize=4_096)
 def normalise_title(title: str) -> str:
     """Give what two spellings of one title share: Unicode form, case and spacing set aside."""
     folded = unicodedata.normalize("NFKC", display_title(title)).casefold()

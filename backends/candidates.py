@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
 from backends.apps import AppOffers
-from backends.geography import Place
+from backends.geography import ClientPlace, Place
 from backends.model import Backend, BackendId, Health
 
 
@@ -88,10 +88,9 @@ def load(backend: Backend, limits: GpuLimits) -> Load:
 class Pool:
     """The backends of one region that have one app."""
 
-    __slots__ = ("_closed", "_open", "place")
+    __slots__ = ("_closed", "_open")
 
     def __init__(self) -> None:
-        self.place: Place | None = None
         self._open: list[Load] = []
         self._closed: Counter[Exclusion] = Counter()
 
@@ -102,6 +101,8 @@ class Pool:
 
     def first(self, excluded: Collection[BackendId] = ()) -> Load | None:
         """Give the least loaded backend that can take a launch and is not among `excluded`."""
+        if not excluded:
+            return self._open[0] if self._open else None
         return next((entry for entry in self._open if entry.id not in excluded), None)
 
     def add(self, entry: Load | Exclusion) -> None:
@@ -112,17 +113,27 @@ class Pool:
             self._closed[entry] += 1
 
     def discard(self, entry: Load | Exclusion) -> None:
-        """Take a backend out that was added as `entry`."""
+        """Take a backend out that was added as `entry`, the same or one equal to it."""
         if isinstance(entry, Load):
             del self._open[bisect_left(self._open, entry)]
         else:
             self._closed[entry] -= 1
+
+    def move(self, old: Load | Exclusion, new: Load | Exclusion) -> None:
+        """Do both; one call, since a backend that changes is in a pool for each of its apps."""
+        if isinstance(old, Load):
+            del self._open[bisect_left(self._open, old)]
+        else:
+            self._closed[old] -= 1
+        self.add(new)
 
     def __bool__(self) -> bool:
         return bool(self._open) or any(self._closed.values())
 
 
 _NONE: Mapping[str, Pool] = {}
+max_known_places = 2_048
+"""Places of clients whose distances from all regions are kept: some 4 KB each with 50 regions."""
 
 
 class Candidates:
@@ -133,6 +144,10 @@ class Candidates:
         self._backends: dict[BackendId, Backend] = {}
         self._entries: dict[BackendId, Load | Exclusion] = {}
         self._pools: dict[str, dict[str, Pool]] = {}
+        self._pools_of: dict[BackendId, tuple[Pool, ...]] = {}
+        self._places: dict[str, list[tuple[BackendId, Place]]] = {}
+        self._regions: Counter[str] = Counter()
+        self._nearest: dict[ClientPlace, tuple[tuple[float, str], ...]] = {}
         self.apps_version = 0
         """Changes whenever the apps on offer may have changed."""
         for backend in backends:
@@ -157,6 +172,22 @@ class Candidates:
         """Give each region's pool of those that have an app; regions without one are left out."""
         return self._pools.get(normalised_title, _NONE)
 
+    def place(self, region: str) -> Place | None:
+        """Tell where a region is: where its first backend by id is that knows."""
+        places = self._places.get(region)
+        return places[0][1] if places else None
+
+    def nearest_first(self, client: ClientPlace) -> Sequence[tuple[float, str]]:
+        """Give all regions by their distance from a client in kilometres, and then by name."""
+        nearest = self._nearest.get(client)
+        if nearest is None:
+            if len(self._nearest) >= max_known_places:
+                del self._nearest[next(iter(self._nearest))]
+            nearest = self._nearest[client] = tuple(
+                sorted((client.distance_km(each, self.place(each)), each) for each in self._regions)
+            )
+        return nearest
+
     def exclusion(self, identifier: BackendId) -> Exclusion | None:
         """Tell why a backend that is here can take no launch at all; None if it can."""
         entry = self._entries[identifier]
@@ -168,35 +199,50 @@ class Candidates:
         before = self._backends.get(backend.id)
         self._backends[backend.id] = backend
         if before is not None and _standing(before) == _standing(backend):
-            self._move(backend, self._entries[backend.id], entry)
+            self._move(backend.id, self._entries[backend.id], entry)
         else:
             if before is not None:
                 self._leave_pools(before)
             self._enter_pools(backend, entry)
         self._entries[backend.id] = entry
 
-    def remove(self, identifier: BackendId) -> None:
-        """Take a backend out."""
-        self._leave_pools(self._backends.pop(identifier))
+    def remove(self, identifier: BackendId) -> Backend:
+        """Take out a backend that is here, and return what it was."""
+        backend = self._backends.pop(identifier)
+        self._leave_pools(backend)
         del self._entries[identifier]
+        return backend
 
-    def _move(self, backend: Backend, old: Load | Exclusion, new: Load | Exclusion) -> None:
-        if old == new:
-            return
-        for title in backend.apps.titles:
-            pool = self._pools[title][backend.region]
-            pool.discard(old)
-            pool.add(new)
+    def _move(self, identifier: BackendId, old: Load | Exclusion, new: Load | Exclusion) -> None:
+        if old != new:
+            for pool in self._pools_of[identifier]:
+                pool.move(old, new)
 
     def _enter_pools(self, backend: Backend, entry: Load | Exclusion) -> None:
         self.apps_version += 1
-        for title in backend.apps.titles:
-            pool = self._pools.setdefault(title, {}).setdefault(backend.region, Pool())
-            pool.place = backend.place
+        self._nearest.clear()
+        self._regions[backend.region] += 1
+        if backend.place is not None:
+            insort(self._places.setdefault(backend.region, []), (backend.id, backend.place))
+        self._pools_of[backend.id] = pools = tuple(
+            self._pools.setdefault(title, {}).setdefault(backend.region, Pool())
+            for title in backend.apps.titles
+        )
+        for pool in pools:
             pool.add(entry)
 
     def _leave_pools(self, backend: Backend) -> None:
         self.apps_version += 1
+        self._nearest.clear()
+        self._regions[backend.region] -= 1
+        if not self._regions[backend.region]:
+            del self._regions[backend.region]
+        del self._pools_of[backend.id]
+        if backend.place is not None:
+            places = self._places[backend.region]
+            places.remove((backend.id, backend.place))
+            if not places:
+                del self._places[backend.region]
         entry = self._entries[backend.id]
         for title in backend.apps.titles:
             regions = self._pools[title]

@@ -7,6 +7,7 @@ database, and the edge's own region for what the database does not know.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 earth_radius_km = 6_371.0
+max_known_addresses = 16_384
+"""Of which it is kept what the configuration says of them; some 500 bytes each."""
 nowhere_km = math.inf
 """The distance between two places of which one is not known."""
 
@@ -90,6 +93,8 @@ class Atlas:
             for network in region.networks:
                 of_length = pinned.setdefault((network.version, network.prefixlen), {})
                 of_length[int(network.network_address)] = region.name
+        # Clients come again, and reading an address takes longer than choosing its backend.
+        self._configured = functools.lru_cache(maxsize=max_known_addresses)(self._configure)
         self._pinned = sorted(pinned.items(), key=lambda entry: entry[0], reverse=True)
 
     @property
@@ -102,17 +107,24 @@ class Atlas:
 
         Text that is no address counts as unknown. Only public addresses are looked up.
         """
-        try:
-            parsed = plain_address(address)
-        except ValueError:
-            return self._at_the_edge()
-        region = self._pinned_region(parsed)
-        if region is not None:
-            return ClientPlace(LocatedBy.PINNED_NETWORK, region, self._places[region])
-        place = look_up(parsed) if _is_somewhere(parsed) else None
+        parsed, pinned = self._configured(address)
+        if pinned is not None:
+            return pinned
+        place = None if parsed is None else look_up(parsed)
         if place is not None:
             return ClientPlace(LocatedBy.DATABASE, None, place)
         return self._at_the_edge()
+
+    def _configure(self, text: str) -> tuple[Address | None, ClientPlace | None]:
+        """Give an address that the database may know, and what needs no database."""
+        try:
+            address = plain_address(text)
+        except ValueError:
+            return None, None
+        region = self._pinned_region(address)
+        if region is not None:
+            return address, ClientPlace(LocatedBy.PINNED_NETWORK, region, self._places[region])
+        return (address if _is_somewhere(address) else None), None
 
     def _pinned_region(self, address: Address) -> str | None:
         number, bits = int(address), address.max_prefixlen

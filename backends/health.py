@@ -7,6 +7,7 @@ again, up to a bound, until it has stood for a while.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -26,14 +27,14 @@ class HealthRules:
 class HostHealth:
     """What the probes of one host add up to; up until proven otherwise."""
 
-    __slots__ = ("_answers", "_falls", "_fell_at", "_misses", "_rules", "up")
+    __slots__ = ("_answers", "_falls", "_misses", "_rules", "_stands_since", "up")
 
     def __init__(self, rules: HealthRules) -> None:
         self._rules = rules
         self._misses = 0
         self._answers = 0
         self._falls = 0
-        self._fell_at = 0.0
+        self._stands_since = -math.inf
         self.up = True
 
     def note(self, answered: bool, *, now: float) -> None:
@@ -43,6 +44,7 @@ class HostHealth:
             self._answers += 1
             if not self.up and self._answers >= self._answers_needed():
                 self.up = True
+                self._stands_since = now
         else:
             self._answers = 0
             self._misses += 1
@@ -50,11 +52,10 @@ class HostHealth:
                 self._fall(now)
 
     def _fall(self, now: float) -> None:
-        if now - self._fell_at > self._rules.forgiven_after_s:
+        if now - self._stands_since > self._rules.forgiven_after_s:
             self._falls = 0
         self.up = False
         self._falls += 1
-        self._fell_at = now
 
     def _answers_needed(self) -> int:
         doubled = self._rules.answers << min(self._falls - 1, 16)

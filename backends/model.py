@@ -73,7 +73,7 @@ class Backend:
     """Why it is not healthy: ``tunnel_down``, ``telemetry_stale`` or the service that is down."""
     draining: bool = False
     gpu_memory_share: float | None = None
-    """0-1, of its fullest GPU; sessions too young to be in the telemetry are estimated."""
+    """0-1, of its fullest GPU; sessions that may still grow are counted by what they may need."""
     gpu_memory_share_after: float | None = None
     """The same once it has taken one session more."""
     rtt_s: float | None = None
@@ -84,4 +84,6 @@ class Backend:
         """The backend in one word."""
         if self.health is Health.UNHEALTHY:
             return State.UNHEALTHY
-        return State.DRAINING if self.draining else State(self.health)
+        if self.draining:
+            return State.DRAINING
+        return State.HEALTHY if self.health is Health.HEALTHY else State.DEGRADED

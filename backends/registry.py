@@ -54,7 +54,9 @@ class RegistryRules:
     absence_s: float = 600.0
     """How long the hosts of an agent that is gone stay known."""
     session_gpu_memory_bytes: int = 512 << 20
-    """What a session is taken to need until the host's telemetry has it."""
+    """What a session is taken to need, on top of what is measured, while it may still grow."""
+    session_growth_s: float = 180.0
+    """So long after a session's memory was first measured, it is taken to grow no more."""
     health: HealthRules = field(default_factory=HealthRules)
     gpu: GpuLimits = field(default_factory=GpuLimits)
 
@@ -92,8 +94,10 @@ class Registry:
         self._rules = rules or RegistryRules()
         self._regions = regions or {}
         self._agents: dict[str, _Agent] = {}
-        # When each was last heard of, the longest ago first.
+        # When each agent was last heard of whose telemetry counts, and when each that is away went;
+        # the longest ago first, so that `refresh` looks at no other.
         self._heard: OrderedDict[str, float] = OrderedDict()
+        self._away: OrderedDict[str, float] = OrderedDict()
         self._slots: dict[BackendId, Slots] = {}
         self._drains: frozenset[str] = frozenset()
         self._connections = itertools.count(1)
@@ -117,6 +121,7 @@ class Registry:
         started can launch at once; those that were down already have to recover. `InvalidOffer`
         leaves the table as it was.
         """
+        self.refresh(now=now)
         former = self._agents.get(offer.agent_id)
         if former is None and len(self._agents) >= self._rules.max_agents:
             raise InvalidOffer("too_many_agents", f"More than {self._rules.max_agents} agents.")
@@ -126,7 +131,7 @@ class Registry:
         self._agents[offer.agent_id] = agent
         self._note_heard(offer.agent_id, now)
         if former is not None:
-            for identifier in former.hosts.keys() - hosts.keys():
+            for identifier in sorted(former.hosts.keys() - hosts.keys()):
                 self._forget(identifier)
         self._show(agent)
         return connection
@@ -162,7 +167,8 @@ class Registry:
         if agent is None or agent.connection != connection:
             return False
         agent.connection = None
-        self._note_heard(agent_id, now)
+        self._heard.pop(agent_id, None)
+        self._away[agent_id] = now
         self._show(agent)
         return True
 
@@ -176,20 +182,21 @@ class Registry:
 
     def refresh(self, *, now: float) -> None:
         """Note whose telemetry has become stale, and forget who has been away for too long."""
-        for agent_id, heard_at in list(self._silent(now)):
+        for agent_id in _older(self._heard, now - self._rules.telemetry_max_age_s):
+            del self._heard[agent_id]
             agent = self._agents[agent_id]
-            if agent.connection is None:
-                if now - heard_at > self._rules.absence_s:
-                    self._forget_agent(agent_id)
-            elif not agent.stale:
-                agent.stale = True
-                self._show(agent)
+            agent.stale = True
+            self._show(agent)
+        for agent_id in _older(self._away, now - self._rules.absence_s):
+            del self._away[agent_id]
+            for identifier in self._agents.pop(agent_id).hosts:
+                self._forget(identifier)
 
     def set_drains(self, targets: Iterable[str]) -> None:
         """Say which backend ids and agent ids take no new sessions, as the store lists them."""
         drains = frozenset(targets)
         changed, self._drains = drains ^ self._drains, drains
-        for agent_id in {target.partition("/")[0] for target in changed}:
+        for agent_id in sorted({target.partition("/")[0] for target in changed}):
             if agent_id in self._agents:
                 self._show(self._agents[agent_id])
 
@@ -262,30 +269,20 @@ class Registry:
             apps = self._apps(status.apps)
             # The same object while they are the same, so that comparing them costs nothing.
             host.apps = host.apps if host.apps == apps else apps
+        slots = self._slots.setdefault(identifier, Slots())
         if status.sessions is not None:
-            self._slots.setdefault(identifier, Slots()).report(status.sessions)
+            slots.report(status.sessions)
+        if status.gpu_memory is not None:
+            slots.measure(now=now, growth_s=self._rules.session_growth_s)
 
     def _note_heard(self, agent_id: str, now: float) -> None:
+        self._away.pop(agent_id, None)
         self._heard[agent_id] = now
         self._heard.move_to_end(agent_id)
 
-    def _silent(self, now: float) -> Iterable[tuple[str, float]]:
-        for agent_id, heard_at in self._heard.items():
-            if now - heard_at <= self._rules.telemetry_max_age_s:
-                return
-            yield agent_id, heard_at
-
-    def _forget_agent(self, agent_id: str) -> None:
-        agent = self._agents.pop(agent_id)
-        del self._heard[agent_id]
-        for identifier in agent.hosts:
-            self._forget(identifier)
-
     def _forget(self, identifier: BackendId) -> None:
-        backend = self._candidates.get(identifier)
-        if backend is not None:
-            self._candidates.remove(identifier)
-            self._transitions.append(Transition(identifier, backend.state, None, backend.trouble))
+        backend = self._candidates.remove(identifier)
+        self._transitions.append(Transition(identifier, backend.state, None, backend.trouble))
         slots = self._slots.get(identifier)
         if slots is not None:
             slots.report(0)
@@ -318,9 +315,9 @@ class Registry:
         if backend == before:
             return
         self._candidates.put(backend)
-        was = None if before is None else before.state
-        if was is not backend.state:
-            self._transitions.append(Transition(identifier, was, backend.state, backend.trouble))
+        was, state = None if before is None else before.state, backend.state
+        if was is not state:
+            self._transitions.append(Transition(identifier, was, state, backend.trouble))
 
     def _backend(self, agent: _Agent, identifier: BackendId, host: _Host) -> Backend:
         slots = self._slots.get(identifier, _NO_SLOTS)
@@ -340,8 +337,8 @@ class Registry:
             health=health,
             trouble=trouble,
             draining=identifier in self._drains or agent.offer.agent_id in self._drains,
-            gpu_memory_share=_share(memory, need * slots.unreported),
-            gpu_memory_share_after=_share(memory, need * (slots.unreported + 1)),
+            gpu_memory_share=_share(memory, need * slots.unsettled),
+            gpu_memory_share_after=_share(memory, need * (slots.unsettled + 1)),
             rtt_s=None if agent.stale or agent.connection is None else agent.rtt_s,
         )
 
@@ -360,9 +357,14 @@ def _health(agent: _Agent, host: _Host) -> tuple[Health, str | None]:
 
 
 def _share(memory: GpuMemory | None, more_bytes: int) -> float | None:
-    if memory is None:
+    if memory is None or memory.total <= 0:
         return None
     return min(1.0, (memory.used + more_bytes) / memory.total)
+
+
+def _older(times: OrderedDict[str, float], than: float) -> list[str]:
+    """Give who is in `times`, the longest ago first, with a time before `than`."""
+    return [name for name, _ in itertools.takewhile(lambda item: item[1] < than, times.items())]
 
 
 def _within(degrees: float | None, limit: int) -> bool:

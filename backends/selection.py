@@ -6,11 +6,13 @@ makes of the regions that have room.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from itertools import takewhile
 from typing import Final
 
 from backends.apps import display_title, normalise_title
@@ -117,24 +119,25 @@ def select(
 
     `running` is where this client's session runs now. It wins even where that backend drains or
     is full, since the session is already counted there; the caller takes no reservation then.
+    Where it has just failed to go on (`LaunchIntent.tried`), it does not win.
     `sticky` counts until it expires, and only while its backend can take the launch.
     """
     title = normalise_title(intent.app_title)
-    if running is not None:
+    if running is not None and running not in intent.tried:
         backend = candidates.get(running)
         if backend is not None and _has_it_running(backend, title, candidates):
-            return _at(backend, Reason.RUNNING, intent)
+            return _at(backend, Reason.RUNNING, intent, candidates)
     if sticky is not None and sticky.expires_at > now:
         backend = candidates.get(sticky.backend_id)
         if backend is not None and _verdict(backend, title, intent, candidates) is None:
-            return _at(backend, Reason.STICKY, intent)
-    pools = candidates.pools(title)
-    offers = list(_offers(intent, pools, candidates))
+            return _at(backend, Reason.STICKY, intent, candidates)
+    pools = _allowed(intent, candidates.pools(title))
+    offers = list(_offers(intent, pools, candidates, policy))
     if not offers:
-        raise _refusal(intent, pools, candidates)
+        raise _refusal(intent, candidates.pools(title), candidates)
     roomy = [offer for offer in offers if offer.load.room is not Room.CROWDED]
     chosen = policy.select(roomy or offers)
-    passed_over = _passed_over(intent, chosen, pools) if len(pools) > 1 else ()
+    passed_over = _passed_over(intent, chosen, pools, candidates) if len(pools) > 1 else ()
     spilled = bool(passed_over) and policy.name is PolicyName.GEO
     return Decision(
         chosen.backend,
@@ -164,7 +167,7 @@ def explain(
     verdicts = [
         Verdict(
             backend,
-            intent.place.distance_km(backend.region, backend.place),
+            intent.place.distance_km(backend.region, candidates.place(backend.region)),
             _verdict(backend, title, intent, candidates),
         )
         for backend in candidates
@@ -173,8 +176,8 @@ def explain(
     return Explanation(outcome, tuple(verdicts))
 
 
-def _at(backend: Backend, reason: Reason, intent: LaunchIntent) -> Decision:
-    distance = intent.place.distance_km(backend.region, backend.place)
+def _at(backend: Backend, reason: Reason, intent: LaunchIntent, candidates: Candidates) -> Decision:
+    distance = intent.place.distance_km(backend.region, candidates.place(backend.region))
     return Decision(backend, reason, intent.place, distance)
 
 
@@ -195,33 +198,43 @@ def _verdict(
     return candidates.exclusion(backend.id)
 
 
-def _allowed(intent: LaunchIntent, pools: Mapping[str, Pool]) -> Iterator[tuple[str, Pool]]:
-    for region, pool in pools.items():
-        if intent.regions is None or region in intent.regions:
-            yield region, pool
+def _allowed(intent: LaunchIntent, pools: Mapping[str, Pool]) -> Mapping[str, Pool]:
+    if intent.regions is None:
+        return pools
+    return {region: pool for region, pool in pools.items() if region in intent.regions}
 
 
 def _offers(
-    intent: LaunchIntent, pools: Mapping[str, Pool], candidates: Candidates
+    intent: LaunchIntent, pools: Mapping[str, Pool], candidates: Candidates, policy: Policy
 ) -> Iterator[Offer]:
-    for region, pool in _allowed(intent, pools):
-        load = pool.first(intent.tried)
+    """Give what each region offers, the nearest first, as far as the policy can choose it."""
+    farthest_km = math.inf
+    nearest_counts = policy.name is PolicyName.GEO
+    for distance_km, region in candidates.nearest_first(intent.place):
+        if distance_km > farthest_km:
+            return
+        pool = pools.get(region)
+        load = None if pool is None else pool.first(intent.tried)
         if load is not None:
-            distance = intent.place.distance_km(region, pool.place)
-            yield Offer(candidates.at(load), load, distance)
+            yield Offer(candidates.at(load), load, distance_km)
+            if nearest_counts and load.room is not Room.CROWDED:
+                farthest_km = min(farthest_km, distance_km + tie_km)
 
 
-def _passed_over(intent: LaunchIntent, chosen: Offer, pools: Mapping[str, Pool]) -> tuple[str, ...]:
+def _passed_over(
+    intent: LaunchIntent, chosen: Offer, pools: Mapping[str, Pool], candidates: Candidates
+) -> tuple[str, ...]:
     """Tell which regions are nearer than the chosen one and have no room."""
     crowded_too = chosen.load.room is Room.CROWDED
     nearer = []
-    for region, pool in _allowed(intent, pools):
-        distance = intent.place.distance_km(region, pool.place)
-        if distance + tie_km < chosen.distance_km:
+    regions = candidates.nearest_first(intent.place)
+    for _, region in takewhile(lambda each: each[0] + tie_km < chosen.distance_km, regions):
+        pool = pools.get(region)
+        if pool is not None:
             load = pool.first(intent.tried)
             if load is None or (load.room is Room.CROWDED and not crowded_too):
-                nearer.append((distance, region))
-    return tuple(region for _, region in sorted(nearer))
+                nearer.append(region)
+    return tuple(nearer)
 
 
 # The nearest to working comes first: a full host is worth waiting for, a broken one is not.
@@ -262,7 +275,7 @@ def _refusal(intent: LaunchIntent, pools: Mapping[str, Pool], candidates: Candid
     title = display_title(intent.app_title)
     named = f'"{title}"' if title else "this app"
     found = Counter({Exclusion.TRIED: len(intent.tried), Exclusion.REGION_NOT_ALLOWED: len(pools)})
-    for _, pool in _allowed(intent, pools):
+    for pool in _allowed(intent, pools).values():
         found += pool.closed
     for exclusions, refusal, sentence in _REFUSALS:
         if any(found[exclusion] for exclusion in exclusions):

@@ -27,6 +27,10 @@ class Slots:
     taken: set[Reservation] = field(default_factory=set)
     started: set[Reservation] = field(default_factory=set)
     included: set[Reservation] = field(default_factory=set)
+    measured: dict[Reservation, float] = field(default_factory=dict)
+    """When GPU memory was first measured with a started session in it."""
+    settled: set[Reservation] = field(default_factory=set)
+    """Those whose GPU memory no longer grows: what was measured last holds them."""
     reported: int = 0
     """Sessions that the host counted last."""
 
@@ -34,6 +38,11 @@ class Slots:
     def unreported(self) -> int:
         """How many are too young to be in what the host reported."""
         return len(self.taken) - len(self.included)
+
+    @property
+    def unsettled(self) -> int:
+        """How many may come to need more GPU memory than was measured."""
+        return len(self.taken) - len(self.settled)
 
     @property
     def sessions(self) -> int:
@@ -46,6 +55,14 @@ class Slots:
         self.reported = max(0, sessions)
         self.included = set(self.started)
 
+    def measure(self, *, now: float, growth_s: float) -> None:
+        """Note that the host's GPU memory was measured; sessions grow for `growth_s`."""
+        for reservation in self.started:
+            self.measured.setdefault(reservation, now)
+        self.settled = {
+            reservation for reservation, at in self.measured.items() if now - at >= growth_s
+        }
+
     def start(self, reservation: Reservation) -> None:
         """Note that a launch has become a session."""
         if reservation in self.taken:
@@ -56,5 +73,6 @@ class Slots:
         if reservation in self.included:
             # Or the slot would stay taken until the next report.
             self.reported = max(0, self.reported - 1)
-        for group in (self.taken, self.started, self.included):
+        for group in (self.taken, self.started, self.included, self.settled):
             group.discard(reservation)
+        self.measured.pop(reservation, None)

@@ -1,4 +1,4 @@
-"""The catalogue: one app for each title, whatever hosts call it."""
+"""Apps by title: what makes two one, their ids for ever, and what a host offers."""
 
 from __future__ import annotations
 
@@ -7,52 +7,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.apps import (
-    AppCatalogue,
+    AppOffer,
+    AppOffers,
     app_id,
     display_title,
     max_title_characters,
     normalise_title,
-    titles_of,
 )
-from backends.model import AppOffer, Backend, BackendId
+
+STEAM, DESKTOP = AppOffer("Steam", 2, hdr=True), AppOffer("Desktop", 1)
 
 
-def backend(name: str, *apps: AppOffer) -> Backend:
-    return Backend(
-        BackendId(f"{name}/wolf"), name, "wolf", "wolf", "eu", None, None, apps, 0, 1, True, False
-    )
+def test_a_hosts_apps_are_found_by_title() -> None:
+    offers = AppOffers([STEAM, DESKTOP])
+    assert offers.get("steam") == STEAM
+    assert offers.get("Steam") is None
+    assert offers.titles == {"steam", "desktop"}
+    assert dict(offers.items()) == {"steam": STEAM, "desktop": DESKTOP}
+    assert (list(offers), len(offers)) == ([STEAM, DESKTOP], 2)
 
 
-ALPHA = backend("alpha", AppOffer("Desktop", 1), AppOffer("Steam", 2))
-BETA = backend("beta", AppOffer("steam ", 9, hdr=True), AppOffer("Firefox", 5))
-IDS = {"desktop": 10, "steam": 20, "firefox": 30}
+def test_of_a_title_listed_twice_the_first_counts_and_of_none_nothing() -> None:
+    offers = AppOffers([STEAM, AppOffer("STEAM ", 9), AppOffer("\x07", 3)])
+    assert dict(offers.items()) == {"steam": STEAM}
+    assert len(offers) == 3
 
 
-def test_the_same_title_is_one_app() -> None:
-    catalogue = AppCatalogue.merge([BETA, ALPHA], IDS)
-    assert [(app.id, app.title, app.hdr) for app in catalogue.apps] == [
-        (10, "Desktop", False),
-        (30, "Firefox", False),
-        (20, "Steam", True),
-    ]
-    steam = catalogue.by_id(20)
-    assert steam is not None
-    assert steam.offers == {"alpha/wolf": 2, "beta/wolf": 9}
-    assert catalogue.by_id(11) is None
-
-
-def test_the_order_in_which_backends_come_changes_nothing() -> None:
-    assert AppCatalogue.merge([BETA, ALPHA], IDS) == AppCatalogue.merge([ALPHA, BETA], IDS)
-
-
-def test_a_title_listed_twice_by_one_host_counts_once() -> None:
-    catalogue = AppCatalogue.merge([backend("a", AppOffer("X", 1), AppOffer("x", 2))], {"x": 5})
-    assert [dict(app.offers) for app in catalogue.apps] == [{"a/wolf": 1}]
-
-
-def test_titles_without_an_id_are_left_out() -> None:
-    assert AppCatalogue.merge([ALPHA], {"steam": 3}).apps[0].title == "Steam"
-    assert titles_of([ALPHA, BETA, backend("c", AppOffer("\x07", 1))]) == set(IDS)
+def test_hosts_with_the_same_offers_have_equal_apps() -> None:
+    one, same, other = AppOffers([STEAM]), AppOffers((STEAM,)), AppOffers([DESKTOP])
+    assert one == same
+    assert hash(one) == hash(same)
+    assert one not in (other, AppOffers(), (STEAM,))
+    assert repr(one) == f"AppOffers(({STEAM!r},))"
 
 
 @pytest.mark.parametrize(
