@@ -364,7 +364,12 @@ def _share(memory: GpuMemory | None, more_bytes: int) -> float | None:
 
 def _older(times: OrderedDict[str, float], than: float) -> list[str]:
     """Give who is in `times`, the longest ago first, with a time before `than`."""
-    return [name for name, _ in itertools.takewhile(lambda item: item[1] < than, times.items())]
+    older = []
+    for name, at in times.items():
+        if at >= than:
+            break
+        older.append(name)
+    return older
 
 
 def _within(degrees: float | None, limit: int) -> bool:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from itertools import takewhile
 from typing import Final
 
 from backends.apps import display_title, normalise_title
@@ -105,6 +104,9 @@ _REASONS: Final = {
 }
 _FINE_WHEN_RUNNING: Final = (None, Exclusion.DRAINING, Exclusion.FULL, Exclusion.GPU_FULL)
 
+_Regions = Sequence[tuple[float, str]]
+"""By distance from the client in kilometres, the nearest first."""
+
 
 def select(
     intent: LaunchIntent,
@@ -132,12 +134,13 @@ def select(
         if backend is not None and _verdict(backend, title, intent, candidates) is None:
             return _at(backend, Reason.STICKY, intent, candidates)
     pools = _allowed(intent, candidates.pools(title))
-    offers = list(_offers(intent, pools, candidates, policy))
+    regions = candidates.nearest_first(intent.place)
+    offers = list(_offers(intent, regions, pools, candidates, policy))
     if not offers:
         raise _refusal(intent, candidates.pools(title), candidates)
     roomy = [offer for offer in offers if offer.load.room is not Room.CROWDED]
     chosen = policy.select(roomy or offers)
-    passed_over = _passed_over(intent, chosen, pools, candidates) if len(pools) > 1 else ()
+    passed_over = _passed_over(intent, chosen, regions, pools) if len(pools) > 1 else ()
     spilled = bool(passed_over) and policy.name is PolicyName.GEO
     return Decision(
         chosen.backend,
@@ -205,12 +208,16 @@ def _allowed(intent: LaunchIntent, pools: Mapping[str, Pool]) -> Mapping[str, Po
 
 
 def _offers(
-    intent: LaunchIntent, pools: Mapping[str, Pool], candidates: Candidates, policy: Policy
+    intent: LaunchIntent,
+    regions: _Regions,
+    pools: Mapping[str, Pool],
+    candidates: Candidates,
+    policy: Policy,
 ) -> Iterator[Offer]:
     """Give what each region offers, the nearest first, as far as the policy can choose it."""
     farthest_km = math.inf
     nearest_counts = policy.name is PolicyName.GEO
-    for distance_km, region in candidates.nearest_first(intent.place):
+    for distance_km, region in regions:
         if distance_km > farthest_km:
             return
         pool = pools.get(region)
@@ -222,13 +229,14 @@ def _offers(
 
 
 def _passed_over(
-    intent: LaunchIntent, chosen: Offer, pools: Mapping[str, Pool], candidates: Candidates
+    intent: LaunchIntent, chosen: Offer, regions: _Regions, pools: Mapping[str, Pool]
 ) -> tuple[str, ...]:
     """Tell which regions are nearer than the chosen one and have no room."""
     crowded_too = chosen.load.room is Room.CROWDED
     nearer = []
-    regions = candidates.nearest_first(intent.place)
-    for _, region in takewhile(lambda each: each[0] + tie_km < chosen.distance_km, regions):
+    for distance_km, region in regions:
+        if distance_km + tie_km >= chosen.distance_km:
+            break
         pool = pools.get(region)
         if pool is not None:
             load = pool.first(intent.tried)

@@ -1,21 +1,22 @@
 """What choosing a backend costs, geography included: ``python -m bench.select``.
 
-A decision is all that an edge does between a launch's arrival and a host's name: the client's place
-(by pinned networks, or a database of MaxMind's format), the candidates as they are now, the choice,
-and the slot. Sessions start and end so that about four of five slots are taken; some regions are
-full, some hosts crowded. Heartbeats come in between, as many as so many hosts send in the time that
-so many launches would take with sessions of half an hour, and are timed on their own.
+A decision is what an edge does between a launch's arrival and a host's name: the client's place (by
+pinned networks, or a database of MaxMind's format), the candidates as they are now, and the choice.
+Taking the slot, which changes what the next decision sees, is timed on its own. Sessions start and
+end so that about four of five slots are taken; some regions are full, some hosts crowded.
+Heartbeats come in between, as many as so many hosts send in the time that so many launches would
+take with sessions of half an hour, and are timed on their own.
 
-Players come again, so the database's answers are kept for a while: `database_us` is what it takes
-to ask it anew. The baseline looks at every backend, as everybody would write it first. It has to
-give the same answers, or the run stops; it is timed without geography, which costs both the same.
+Players come again, and their places are kept until the database changes: `database_us` is what it
+takes to ask it anew. The baseline looks at every backend, as everybody would write it first. It has
+to give the same answers, or the run stops; it is timed without geography, which costs both alike.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
+import logging
 import os
 import random
 import statistics
@@ -28,15 +29,17 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Address, ip_address, ip_network
 from pathlib import Path
 from time import perf_counter_ns
-from typing import Any, Final
+from typing import Final
 
-import maxminddb
+import structlog
+import trio
 from mmdb_writer import MMDBWriter
 from netaddr import IPSet  # type: ignore[import-untyped]
 
 from backends.apps import AppOffer
 from backends.errors import NoBackend
 from backends.geography import Address, Atlas, Place, Region
+from backends.geoip import GeoDatabase
 from backends.offerings import AgentOffering, GpuMemory, HostOffering, HostStatus
 from backends.registry import ConnectionId, Registry
 from backends.selection import LaunchIntent, select
@@ -52,8 +55,6 @@ hosts_per_agent: Final = 4
 filled: Final = 0.8
 default_seconds: Final = 3.0
 default_runs: Final = 3
-known_addresses: Final = 65_536
-"""Answers of the database that are kept."""
 naive_decisions: Final = 50
 """Compared and timed in each run."""
 
@@ -96,6 +97,7 @@ class Timings:
     """What one run measured, in nanoseconds."""
 
     decisions: list[int] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)
     heartbeats: list[int] = field(default_factory=list)
     locates: list[int] = field(default_factory=list)
     refusals: int = 0
@@ -113,6 +115,7 @@ class Timings:
             "max_ms": max(self.decisions) / 1e6,
             "locate_us": statistics.fmean(self.locates) / 1e3,
             "select_us": statistics.fmean(self.selects) / 1e3,
+            "reserve_us": statistics.fmean(self.slots) / 1e3,
             "heartbeat_us": statistics.fmean(self.heartbeats) / 1e3,
             "naive_us": statistics.fmean(self.naive) / 1e3,
             "decisions": len(self.decisions),
@@ -247,8 +250,10 @@ class Fleet:
             timings.decisions.append(perf_counter_ns() - begin)
             timings.refusals += 1
             return
+        middle = perf_counter_ns()
         reservation = self._registry.reserve(decision.backend.id)
-        timings.decisions.append(perf_counter_ns() - begin)
+        timings.decisions.append(middle - begin)
+        timings.slots.append(perf_counter_ns() - middle)
         self._registry.started(reservation)
         self._sessions.append(reservation)
 
@@ -293,20 +298,19 @@ def run_once(backends: int, seconds: float) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="moonhost-bench-") as folder:
         path = Path(folder) / "city.mmdb"
         write_database(path)
-        with maxminddb.open_database(path, maxminddb.MODE_MEMORY) as database:
-            # Players come again, and the reader takes longer than the rest of a decision.
-            @functools.lru_cache(maxsize=known_addresses)
-            def look_up(address: Address) -> Place | None:
-                record: Any = database.get(address)
-                location = record["location"]
-                return Place(location["latitude"], location["longitude"])
+        database = trio.run(_opened, path)
+        fleet, timings = Fleet(backends, database.look_up), Timings()
+        fleet.run(seconds / 10, Timings())
+        look_up_us = fleet.time_look_ups(trio.run(_opened, path).look_up)
+        fleet.run(seconds, timings)
+        fleet.compare(naive_decisions, timings)
+        return timings.figures() | {"database_us": look_up_us}
 
-            fleet, timings = Fleet(backends, look_up), Timings()
-            fleet.run(seconds / 10, Timings())
-            look_up_us = fleet.time_look_ups(database.get)
-            fleet.run(seconds, timings)
-            fleet.compare(naive_decisions, timings)
-            return timings.figures() | {"database_us": look_up_us}
+
+async def _opened(path: Path) -> GeoDatabase:
+    database = GeoDatabase([path])
+    await database.reload_if_changed()
+    return database
 
 
 _columns: Final = (
@@ -319,6 +323,7 @@ _columns: Final = (
     ("database us", "database_us", "{:.1f}"),
     ("select us", "select_us", "{:.1f}"),
     ("plain scan us", "naive_us", "{:,.0f}"),
+    ("reserve us", "reserve_us", "{:.1f}"),
     ("us/heartbeat", "heartbeat_us", "{:.1f}"),
 )
 
@@ -332,6 +337,7 @@ def table(results: Sequence[dict[str, float]]) -> str:
 
 def run(options: argparse.Namespace) -> None:
     """Run what the options say, and print it."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     print(machine.heading(), file=sys.stderr)
     results = []
     for backends in options.backends or sizes:
