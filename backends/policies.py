@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from backends.candidates import Load
 from backends.model import Backend
@@ -27,8 +26,7 @@ class PolicyName(StrEnum):
     LOAD = "load"
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(NamedTuple):
     """A region's least loaded backend that can take the launch."""
 
     backend: Backend

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -104,9 +104,6 @@ _REASONS: Final = {
 }
 _FINE_WHEN_RUNNING: Final = (None, Exclusion.DRAINING, Exclusion.FULL, Exclusion.GPU_FULL)
 
-_Regions = Sequence[tuple[float, str]]
-"""By distance from the client in kilometres, the nearest first."""
-
 
 def select(
     intent: LaunchIntent,
@@ -134,13 +131,12 @@ def select(
         if backend is not None and _verdict(backend, title, intent, candidates) is None:
             return _at(backend, Reason.STICKY, intent, candidates)
     pools = _allowed(intent, candidates.pools(title))
-    regions = candidates.nearest_first(intent.place)
-    offers = list(_offers(intent, regions, pools, candidates, policy))
+    offers, closed = _survey(intent, pools, candidates, policy)
     if not offers:
         raise _refusal(intent, candidates.pools(title), candidates)
     roomy = [offer for offer in offers if offer.load.room is not Room.CROWDED]
     chosen = policy.select(roomy or offers)
-    passed_over = _passed_over(intent, chosen, regions, pools) if len(pools) > 1 else ()
+    passed_over = _passed_over(chosen, offers, closed)
     spilled = bool(passed_over) and policy.name is PolicyName.GEO
     return Decision(
         chosen.backend,
@@ -207,42 +203,48 @@ def _allowed(intent: LaunchIntent, pools: Mapping[str, Pool]) -> Mapping[str, Po
     return {region: pool for region, pool in pools.items() if region in intent.regions}
 
 
-def _offers(
+def _survey(
     intent: LaunchIntent,
-    regions: _Regions,
     pools: Mapping[str, Pool],
     candidates: Candidates,
     policy: Policy,
-) -> Iterator[Offer]:
-    """Give what each region offers, the nearest first, as far as the policy can choose it."""
+) -> tuple[list[Offer], list[tuple[float, str]]]:
+    """Give what each region offers, as far as the policy can choose it, and who offers nothing.
+
+    Both the nearest first.
+    """
+    offers, closed = [], []
     farthest_km = math.inf
     nearest_counts = policy.name is PolicyName.GEO
-    for distance_km, region in regions:
+    for distance_km, region in candidates.nearest_first(intent.place):
         if distance_km > farthest_km:
-            return
+            break
         pool = pools.get(region)
-        load = None if pool is None else pool.first(intent.tried)
-        if load is not None:
-            yield Offer(candidates.at(load), load, distance_km)
-            if nearest_counts and load.room is not Room.CROWDED:
-                farthest_km = min(farthest_km, distance_km + tie_km)
+        if pool is None:
+            continue
+        load = pool.first(intent.tried)
+        if load is None:
+            closed.append((distance_km, region))
+            continue
+        offers.append(Offer(candidates.at(load), load, distance_km))
+        if nearest_counts and load.room is not Room.CROWDED:
+            farthest_km = min(farthest_km, distance_km + tie_km)
+    return offers, closed
 
 
 def _passed_over(
-    intent: LaunchIntent, chosen: Offer, regions: _Regions, pools: Mapping[str, Pool]
+    chosen: Offer, offers: Iterable[Offer], closed: Iterable[tuple[float, str]]
 ) -> tuple[str, ...]:
-    """Tell which regions are nearer than the chosen one and have no room."""
-    crowded_too = chosen.load.room is Room.CROWDED
-    nearer = []
-    for distance_km, region in regions:
-        if distance_km + tie_km >= chosen.distance_km:
-            break
-        pool = pools.get(region)
-        if pool is not None:
-            load = pool.first(intent.tried)
-            if load is None or (load.room is Room.CROWDED and not crowded_too):
-                nearer.append(region)
-    return tuple(nearer)
+    """Tell which regions are nearer than the chosen one and have no room, the nearest first."""
+    without_room = [*closed]
+    if chosen.load.room is not Room.CROWDED:
+        without_room += [
+            (offer.distance_km, offer.backend.region)
+            for offer in offers
+            if offer.load.room is Room.CROWDED
+        ]
+    near_km = chosen.distance_km - tie_km
+    return tuple(region for distance_km, region in sorted(without_room) if distance_km < near_km)
 
 
 # The nearest to working comes first: a full host is worth waiting for, a broken one is not.
