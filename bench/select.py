@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import random
 import statistics
@@ -31,10 +30,10 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import Final
 
-import structlog
 import trio
 from mmdb_writer import MMDBWriter
 from netaddr import IPSet  # type: ignore[import-untyped]
+from structlog.testing import capture_logs
 
 from backends.apps import AppOffer
 from backends.errors import NoBackend
@@ -309,7 +308,8 @@ def run_once(backends: int, seconds: float) -> dict[str, float]:
 
 async def _opened(path: Path) -> GeoDatabase:
     database = GeoDatabase([path])
-    await database.reload_if_changed()
+    with capture_logs():  # standard output is for the figures
+        await database.reload_if_changed()
     return database
 
 
@@ -337,7 +337,6 @@ def table(results: Sequence[dict[str, float]]) -> str:
 
 def run(options: argparse.Namespace) -> None:
     """Run what the options say, and print it."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     print(machine.heading(), file=sys.stderr)
     results = []
     for backends in options.backends or sizes:

@@ -92,6 +92,11 @@ def test_every_mistake_is_told_at_once_with_its_place(tmp_path: Path) -> None:
         ('[admin]\naddress = ""', "admin.address", "IP address"),
         ("[selection]\nsticky_ttl_s = inf", "selection.sticky_ttl_s", "finite"),
         ("[selection]\nsticky_ttl_s = 1e18", "selection.sticky_ttl_s", "less than"),
+        ("[selection]\ngpu_memory_full = 0.5", "selection", "must not be above"),
+        ("[selection]\npolicy = 'best'", "selection.policy", "'geo', 'rtt' or 'load'"),
+        ("[users.'a b']", "users.a b.[key]", "for all others"),
+        ("[users.anna]\napps = [' ']", "users.anna.apps.0", "title of an app"),
+        ("[users.anna]\nregions = ['a b']", "users.anna.regions.0", "name a region"),
     ],
 )
 def test_one_mistake(tmp_path: Path, text: str, path: str, message: str) -> None:
@@ -138,6 +143,25 @@ def test_a_password_in_the_url_is_refused_and_not_repeated(tmp_path: Path) -> No
     assert "redis_password_file" in message
     assert "MOONHOST_PROXY__STORE__REDIS_PASSWORD" in message
     assert "hunter2" not in message
+
+
+def test_limits_of_the_registry_come_from_the_file(tmp_path: Path) -> None:
+    rules = load(
+        tmp_path,
+        """
+        hostname = "h"
+        [agents]
+        max_agents = 7
+        [selection]
+        gpu_memory_crowded = 0.5
+        gpu_memory_full = 0.6
+        session_gpu_memory_mib = 1024
+        absence_s = 60
+        """,
+    ).registry_rules()
+    assert (rules.max_agents, rules.absence_s) == (7, 60)
+    assert rules.session_gpu_memory_bytes == 1 << 30
+    assert (rules.gpu.crowded, rules.gpu.full) == (0.5, 0.6)
 
 
 def test_two_listeners_never_share_a_tcp_port_and_each_clash_is_told(tmp_path: Path) -> None:
