@@ -103,8 +103,6 @@ class Pool:
         """Give the least loaded backend that can take a launch and is not among `excluded`."""
         if not excluded:
             return self._open[0] if self._open else None
-        if not excluded:
-            return self._open[0] if self._open else None
         return next((entry for entry in self._open if entry.id not in excluded), None)
 
     def add(self, entry: Load | Exclusion) -> None:

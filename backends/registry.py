@@ -29,6 +29,7 @@ ConnectionId = NewType("ConnectionId", int)
 """Names one connection of one agent, so that news of an older one cannot harm a newer."""
 
 tunnel_down = "tunnel_down"
+launches_fail = "launches_fail"
 telemetry_stale = "telemetry_stale"
 
 
@@ -173,10 +174,13 @@ class Registry:
         return True
 
     def launch_failed(self, identifier: BackendId, *, now: float) -> None:
-        """Note that a host could not be reached for a launch: as good as a missed probe."""
+        """Note that a host could not be reached for a launch: as good as a missed probe.
+
+        It keeps launches away, and says nothing of the sessions that run there (`is_down`).
+        """
         agent, host = self._find(identifier)
         if agent is not None and host is not None:
-            host.down = host.down or "launch"
+            host.down = host.down or launches_fail
             host.health.note(answered=False, now=now)
             self._show_host(agent, identifier, host)
 
@@ -191,6 +195,16 @@ class Registry:
             del self._away[agent_id]
             for identifier in self._agents.pop(agent_id).hosts:
                 self._forget(identifier)
+
+    def is_down(self, identifier: BackendId) -> bool:
+        """Tell whether a host's own probes say that it is down.
+
+        That its agent is away, or that launches fail there, says nothing of what runs on it.
+        """
+        agent, host = self._find(identifier)
+        if agent is None or host is None or agent.connection is None:
+            return False
+        return not host.health.up and host.down != launches_fail
 
     def set_drains(self, targets: Iterable[str]) -> None:
         """Say which backend ids and agent ids take no new sessions, as the store lists them."""

@@ -26,15 +26,19 @@ class Event:
 
 
 class Events:
-    """The newest events; each is logged as it happens."""
+    """The newest events."""
 
     def __init__(self) -> None:
         self._events: deque[Event] = deque(maxlen=max_events)
 
     def note(self, kind: str, subject: str, **details: str) -> None:
-        """Keep and log an event; neither may hold a secret."""
-        self._events.append(Event(datetime.now(UTC), kind, subject, details))
+        """Keep and log an event; it may hold no secret."""
+        self.keep(kind, subject, **details)
         _log.info(kind, subject=subject, **details)
+
+    def keep(self, kind: str, subject: str, **details: str) -> None:
+        """Keep an event that is logged elsewhere."""
+        self._events.append(Event(datetime.now(UTC), kind, subject, details))
 
     def newest(self) -> list[Event]:
         """Give the events, the newest first."""

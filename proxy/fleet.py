@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Final
 
 import structlog
@@ -16,16 +17,16 @@ from backends.candidates import Candidates
 from backends.catalogue import AppCatalogue, titles_of
 from backends.errors import InvalidOffer, NoBackend
 from backends.geography import ClientPlace
-from backends.model import Backend, BackendId, Health
+from backends.model import Backend, BackendId
 from backends.offerings import AgentOffering, GpuMemory, HostOffering, HostStatus
 from backends.policies import ByDistance, Policy
 from backends.records import DrainRecord
-from backends.registry import ConnectionId, Registry, tunnel_down
+from backends.registry import ConnectionId, Registry
 from backends.selection import Decision, Explanation, LaunchIntent, explain, select
 from backends.slots import Reservation
 from backends.store import Store
 from backends.tokens import token_hash
-from proxy.access import Access
+from proxy.access import Access, everything
 from proxy.errors import HostUnavailable
 from proxy.events import Events
 from revdial import messages
@@ -33,8 +34,14 @@ from revdial.tunnel import AgentTunnel
 
 _log = structlog.get_logger()
 
+agent_offline: Final = "agent_offline"
 min_gpu_memory_bytes: Final = 2 << 30
 """A smaller GPU is one that borrows the machine's memory: its own little bit is always full."""
+
+
+max_kept_catalogues: Final = 256
+"""Of users with rules of their own."""
+_services: Final = ("http", "https", "rtsp")
 
 
 def _nowhere(_address: str) -> ClientPlace:
@@ -45,6 +52,18 @@ def _nowhere(_address: str) -> ClientPlace:
 class _Catalogue:
     apps_version: int
     whole: AppCatalogue
+
+
+class LaunchFailure(StrEnum):
+    """How a backend failed a launch."""
+
+    UNREACHABLE = "unreachable"
+    """Its agent could not reach the host, or is not there."""
+    TIMEOUT = "timeout"
+    REFUSED = "refused"
+    """The host answered, but not with what was asked for."""
+    OTHER = "other"
+    """No valid answer, or pairing did not succeed."""
 
 
 class Fleet:
@@ -85,6 +104,7 @@ class Fleet:
         self._heartbeats: dict[str, messages.Heartbeat] = {}
         self._drains: tuple[DrainRecord, ...] = ()
         self._catalogue: _Catalogue | None = None
+        self._allowed_catalogues: dict[Access, tuple[AppCatalogue, AppCatalogue]] = {}
         self._arrival = trio.Event()
 
     async def authenticate(self, token: str) -> str | None:
@@ -173,13 +193,8 @@ class Fleet:
         return self._candidates().get(backend_id)
 
     def is_down(self, backend_id: BackendId) -> bool:
-        """Tell whether a host is known not to answer; its agent being away says nothing of it."""
-        backend = self.backend(backend_id)
-        return (
-            backend is not None
-            and backend.health is Health.UNHEALTHY
-            and backend.trouble != tunnel_down
-        )
+        """Tell whether a host's own probes say that it is down."""
+        return self._registry.is_down(backend_id)
 
     async def catalogue(self, access: Access | None = None) -> AppCatalogue:
         """Return the union of all backends' apps, as far as a user may use them.
@@ -198,17 +213,21 @@ class Fleet:
         return whole if access is None else self._allowed(whole, access)
 
     def _allowed(self, catalogue: AppCatalogue, access: Access) -> AppCatalogue:
-        if access.apps is None and access.regions is None:
+        if access == everything:
             return catalogue
+        found = self._allowed_catalogues.get(access)
+        if found is None or found[0] is not catalogue:
+            found = self._allowed_catalogues[access] = catalogue, self._filter(catalogue, access)
+            if len(self._allowed_catalogues) > max_kept_catalogues:
+                del self._allowed_catalogues[next(iter(self._allowed_catalogues))]
+        return found[1]
+
+    def _filter(self, catalogue: AppCatalogue, access: Access) -> AppCatalogue:
+        allowed = {known.id for known in self.backends() if access.allows_region(known.region)}
         apps = []
         for app in catalogue.apps:
             if access.allows_app(app.title):
-                offers = {
-                    identifier: number
-                    for identifier, number in app.offers.items()
-                    if (backend := self.backend(identifier)) is not None
-                    and access.allows_region(backend.region)
-                }
+                offers = {name: number for name, number in app.offers.items() if name in allowed}
                 if offers:
                     apps.append(replace(app, offers=offers))
         return AppCatalogue(tuple(apps))
@@ -234,6 +253,7 @@ class Fleet:
             reservation = self._registry.reserve(decision.backend.id)
         except NoBackend as error:
             self.refusals[error.reason] += 1
+            self.events.keep("launch_without_backend", intent.client[:12], reason=error.reason)
             raise
         self.decisions[decision.reason] += 1
         return decision, reservation
@@ -263,10 +283,11 @@ class Fleet:
             policy=self._policy,
         )
 
-    def note_failure(self, backend_id: BackendId, reason: str, *, reached: bool) -> None:
-        """Count a launch that its backend failed; unless the host answered, that is a miss."""
-        self.failovers[reason] += 1
-        if not reached:
+    def note_failure(self, backend_id: BackendId, failure: LaunchFailure) -> None:
+        """Count a launch that its backend failed; where the host cannot be dialled, as a miss."""
+        self.failovers[failure] += 1
+        self.events.keep("launch_failed", backend_id, reason=str(failure))
+        if failure is LaunchFailure.UNREACHABLE:
             self._registry.launch_failed(backend_id, now=trio.current_time())
             self._note_transitions()
 
@@ -292,7 +313,7 @@ class Fleet:
         tunnel = self._tunnels.get(backend_id.partition("/")[0])
         if tunnel is None:
             raise HostUnavailable(
-                "agent_offline", f"the agent of {backend_id} is not connected to this edge"
+                agent_offline, f"the agent of {backend_id} is not connected to this edge"
             )
         return tunnel
 
@@ -326,8 +347,9 @@ def _offering(tunnel: AgentTunnel) -> AgentOffering:
 
 
 def _status(report: messages.HostReport) -> HostStatus:
-    closed = sorted(service for service, answers in report.ports.items() if not answers)
-    down = None if report.reachable else next(iter(closed), "host")
+    # Of what an agent names only what is ours to name: it is shown to operators.
+    closed = (service for service in _services if report.ports.get(service) is False)
+    down = None if report.reachable else next(closed, "host")
     return HostStatus(
         name=report.name,
         down=down,
@@ -338,14 +360,14 @@ def _status(report: messages.HostReport) -> HostStatus:
 
 
 def _gpu_memory(gpus: Iterable[messages.GpuReport]) -> GpuMemory | None:
-    """Return the memory of the fullest GPU; None while no GPU tells both figures."""
-    known = [
-        GpuMemory(gpu.memory_used_bytes, gpu.memory_total_bytes)
-        for gpu in gpus
-        if gpu.memory_used_bytes is not None
-        and gpu.memory_total_bytes is not None
-        and gpu.memory_total_bytes >= min_gpu_memory_bytes
-    ]
+    """Return the memory of the fullest GPU; None while that is not known of all that count."""
+    known = []
+    for gpu in gpus:
+        used, total = gpu.memory_used_bytes, gpu.memory_total_bytes
+        if total is not None and total >= min_gpu_memory_bytes:
+            if used is None:
+                return None
+            known.append(GpuMemory(used, total))
     return max(known, key=lambda memory: memory.used / memory.total, default=None)
 
 

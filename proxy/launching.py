@@ -21,13 +21,16 @@ from moonlight.identity import ClientId
 from moonlight.launch import LaunchRequest, RtspUrl
 from proxy.config import ProxyConfig
 from proxy.errors import EdgeError, HostRefused, Refused
-from proxy.fleet import Fleet
+from proxy.fleet import Fleet, LaunchFailure, agent_offline
 from proxy.host_apps import HostApps, host_refused
 from proxy.hosts import HostRequest
 from proxy.sessions import SessionId, new_session_id
+from revdial.errors import TunnelError
 
 _log = structlog.get_logger()
 
+max_attempts: Final = 5
+"""Backends that are tried for one launch: a request that no host likes shall not reach them all."""
 min_attempt_s: Final = 1.0
 """With less left of the client's patience no other backend is tried."""
 
@@ -76,14 +79,13 @@ class Launcher:
             except EdgeError as error:
                 self._fleet.release(reservation)
                 failure = error
-                self._fleet.note_failure(
-                    backend.id, error.reason, reached=isinstance(error, HostRefused)
-                )
+                self._fleet.note_failure(backend.id, _kind(error))
             except BaseException:
                 self._fleet.release(reservation)
                 raise
             intent = replace(intent, tried=intent.tried | {backend.id})
-            if deadline - trio.current_time() < min_attempt_s:
+            tried_enough = len(intent.tried) >= max_attempts
+            if tried_enough or deadline - trio.current_time() < min_attempt_s:
                 raise _refused(None, failure, len(intent.tried)) from failure
 
     async def undo(self, client: ClientId, launched: Launched) -> None:
@@ -118,11 +120,25 @@ class Launcher:
                 # It may run there all the same, and nobody would ever end it.
                 await self._host_apps.undo(client, backend, session)
             if isinstance(error, trio.TooSlowError):
-                raise EdgeError(
+                raise _TookTooLong(
                     "host_timeout", f"{backend} took longer than {timeout_s:g} s to launch"
                 ) from None
             raise
         return Launched(session, backend, url, reservation)
+
+
+class _TookTooLong(EdgeError):
+    """A host did not answer a launch in the time that an attempt has."""
+
+
+def _kind(error: EdgeError) -> LaunchFailure:
+    if isinstance(error, HostRefused):
+        return LaunchFailure.REFUSED
+    if isinstance(error, _TookTooLong):
+        return LaunchFailure.TIMEOUT
+    # Not what goes wrong later: that may be of this one client's making.
+    undialled = isinstance(error.__cause__, TunnelError) or error.reason == agent_offline
+    return LaunchFailure.UNREACHABLE if undialled else LaunchFailure.OTHER
 
 
 def _log_failover(client: ClientId, failure: EdgeError) -> None:
