@@ -85,8 +85,9 @@ class GeoDatabase:
 
     async def reload_if_changed(self) -> None:
         """Read, in a thread, what was replaced, overwritten or came to be; drop what is gone."""
-        for file in self._files:
-            await file.reload_if_changed()
+        async with trio.open_nursery() as nursery:
+            for file in self._files:
+                nursery.start_soon(file.reload_if_changed)
 
     async def watch(
         self, interval_s: float, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

@@ -18,7 +18,7 @@ from moonhost.words import explanation, seconds_of
 
 clients_app = cyclopts.App(name="clients", help="The clients that are paired with the edge.")
 sessions_app = cyclopts.App(name="sessions", help="The sessions that run now.")
-backends_app = cyclopts.App(name="backends", help="The hosts behind connected agents.")
+backends_app = cyclopts.App(name="backends", help="The hosts, and where a launch would go.")
 
 _how_full: Final = ("sessions", "max_sessions", "gpu_memory_percent")
 _pairing_failed: Final = {
@@ -40,6 +40,8 @@ async def pair(
     as_json: AsJson = False,
 ) -> None:
     """List the devices that wait to be paired, or pair one by the PIN that it shows."""
+    if user is not None and pin is None:
+        raise CommandFailed("Tell the PIN, too: moonhost pair PIN --user NAME.")
     async with AdminClient.of(proxy_settings(config)) as edge:
         pending = await edge.get("/api/v1/pairings")
         if pin is None:
@@ -106,9 +108,9 @@ async def end(session: str, *, config: ProxyConfigPath = default_proxy_config) -
 async def backends(
     *, config: ProxyConfigPath = default_proxy_config, as_json: AsJson = False
 ) -> None:
-    """List the hosts whose agents are connected."""
+    """List the hosts, and how they are; those of agents that went away lately included."""
     columns = ("id", "region", "state", "trouble", *_how_full, "rtt_ms")
-    await _list("backends", config, as_json, columns, "No agent is connected.")
+    await _list("backends", config, as_json, columns, "No agent has connected.")
 
 
 @backends_app.command
@@ -136,7 +138,7 @@ async def explain(
     for line in explanation(told):
         print(line)
     columns = ("id", "region", "distance_km", "excluded", *_how_full, "rtt_ms")
-    _show(told["backends"], as_json, columns, "No agent is connected.")
+    _show(told["backends"], as_json, columns, "No agent has connected.")
 
 
 async def drain(
@@ -152,7 +154,8 @@ async def drain(
 ) -> None:
     """Start nothing new at a host until `moonhost undrain`; without a TARGET list the drains.
 
-    Sessions go on and can be resumed. A drain outlives restarts of edge and agent.
+    Sessions go on and can be resumed. A drain outlives restarts of edge and agent. Said again, its
+    deadline is the new one; without --deadline it has none.
     """
     async with AdminClient.of(proxy_settings(config)) as edge:
         if target is not None:
@@ -226,7 +229,7 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return str(value)
+    return "".join(character if character.isprintable() else "?" for character in str(value))
 
 
 commands: Final[tuple[cyclopts.App | Callable[..., Any], ...]] = (

@@ -49,6 +49,9 @@ def explanation(told: dict[str, Any]) -> Iterator[str]:
     if told["chosen"] is None:
         yield f"It would get no host ({told['reason']}): {told['message']}"
         return
-    why = _reasons[told["reason"]].format(regions=", ".join(told["passed_over"]))
+    reason = told["reason"]
+    if reason == "nearest" and told["distance_km"] is None:
+        reason = "quickest"  # as nothing is near, or everything is
+    why = _reasons[reason].format(regions=", ".join(told["passed_over"]))
     far = "" if told["distance_km"] is None else f", {told['distance_km']} km away"
     yield f"It would get {told['chosen']} in {told['region']}{far}: {why}."

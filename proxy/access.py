@@ -1,4 +1,4 @@
-"""What each user may use: allow-lists from the configuration, everything where none is given."""
+"""What each user may use: allow-lists from the configuration, everything where there are none."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class Access:
 
 
 everything: Final = Access()
+nothing: Final = Access(frozenset(), frozenset())
 
 
 class AccessRules:
@@ -39,6 +40,16 @@ class AccessRules:
         self._rules = rules or {}
         self._others = self._rules.get(everybody_else, everything)
 
+    def knows(self, user: str) -> bool:
+        """Tell whether a client can be given to a user of this name."""
+        return not self._rules or user in self._rules or everybody_else in self._rules
+
     def of(self, user: str | None) -> Access:
-        """Give what a user may use; None is a client that nobody has given to a user."""
-        return self._others if user is None else self._rules.get(user, self._others)
+        """Give what a user may use; None is a client that nobody has given to a user.
+
+        Once there are rules, a user whom they do not know may use nothing: the name may be
+        mistyped, or the rules were taken away.
+        """
+        if user is None:
+            return self._others
+        return self._rules.get(user, self._others if self.knows(user) else nothing)

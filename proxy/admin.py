@@ -76,6 +76,7 @@ class AdminApi:
         self._media = media
         self._nvhttp = nvhttp
         self._metrics = metrics
+        self._access = access
         self._backends = BackendsApi(store, fleet, keeper, access)
 
     def application(self) -> Starlette:
@@ -126,7 +127,7 @@ class AdminApi:
     async def _confirm_pairing(self, request: Request) -> Response:
         body = await read_json(request, _Pin, '{"pin": "1234"}, with "user" if you like')
         if body.user is not None:
-            _check_user(body.user)
+            self._check_user(body.user)
         attempt = AttemptId(request.path_params["id"])
         outcome = await self._desk.confirm(attempt, body.pin, user=body.user)
         return JSONResponse({"outcome": str(outcome)})
@@ -159,10 +160,16 @@ class AdminApi:
     async def _assign_client(self, request: Request) -> Response:
         body = await read_json(request, _User, '{"user": "anna"}, or {"user": null}')
         if body.user is not None:
-            _check_user(body.user)
+            self._check_user(body.user)
         client = one_client(await self._store.list_clients(), request.path_params["id"])
         await self._store.set_client_user(client.id, body.user)
         return Response(status_code=204)
+
+    def _check_user(self, user: str) -> None:
+        if not is_valid_name(user):
+            raise Refused(400, "bad_user", "A user has 1-64 letters, digits, dots or dashes.")
+        if not self._access.knows(user):
+            raise Refused(404, "no_such_user", f"[users] in the configuration has no {user}.")
 
     async def _list_sessions(self, request: Request) -> Response:
         regions = {backend.id: backend.region for backend in self._fleet.backends()}
@@ -218,8 +225,3 @@ def _pairing(attempt: Attempt) -> dict[str, Any]:
         "device": attempt.device,
         "asked_at": attempt.asked_at.isoformat(),
     }
-
-
-def _check_user(user: str) -> None:
-    if not is_valid_name(user):
-        raise Refused(400, "bad_user", "A user's name has 1-64 letters, digits, dots or dashes.")

@@ -165,8 +165,9 @@ class BackendsApi:
         await self._store.put_drain(target, now, deadline)
         await self._fleet.load_drains()
         self._fleet.events.note("drain_began", target)
-        (drain,) = (drain for drain in self._fleet.drains() if drain.target == target)
-        return JSONResponse(self._drain_of(drain))
+        # Somebody may have lifted it meanwhile; what was asked for is told all the same.
+        kept = (drain for drain in self._fleet.drains() if drain.target == target)
+        return JSONResponse(self._drain_of(next(kept, DrainRecord(target, now, deadline))))
 
     async def _is_known(self, target: str) -> bool:
         """Tell whether there is such a backend or agent, or will be once its agent connects."""

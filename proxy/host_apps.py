@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Final
 
 import structlog
@@ -25,6 +26,8 @@ _log = structlog.get_logger()
 
 cancel_timeout_s: Final = 20.0
 undo_timeout_s: Final = 5.0
+max_owed: Final = 1_024
+"""Apps that are still to be ended at hosts; the longest owed are forgotten first."""
 unauthorized: Final = 401
 host_refused: Final = "host_refused"
 """`reason` of the one refusal after which nothing can be running: the host's own clear no."""
@@ -39,6 +42,29 @@ class HostApps:
     def __init__(self, fleet: Fleet, pairing: HostPairing) -> None:
         self._fleet = fleet
         self._pairing = pairing
+        self._owed: OrderedDict[tuple[ClientId, BackendId], SessionId] = OrderedDict()
+
+    def owed(self) -> list[tuple[ClientId, BackendId]]:
+        """Give whose apps may still run at which hosts, though their sessions are over."""
+        return list(self._owed)
+
+    def owe(self, client: ClientId, backend: BackendId, session: SessionId) -> None:
+        """Remember to end a client's app at a host that cannot be asked now."""
+        self._owed[client, backend] = session
+        if len(self._owed) > max_owed:
+            self._owed.popitem(last=False)
+
+    def forgive(self, client: ClientId, backend: BackendId) -> None:
+        """Forget it: the client has a session there again, or is no client any more."""
+        self._owed.pop((client, backend), None)
+
+    async def settle(self, client: ClientId, backend: BackendId) -> None:
+        """End a client's app at a host at last; if the host cannot be had it stays owed."""
+        session = self._owed[client, backend]
+        failure = await self._cancel(client, backend, session, edge_query, undo_timeout_s)
+        if not isinstance(failure, HostUnavailable | StoreError):
+            self.forgive(client, backend)
+            _log.info("app_ended_at_its_host_at_last", session=session, backend=backend)
 
     async def start(self, client: ClientId, backend: BackendId, request: HostRequest) -> RtspUrl:
         """Launch or resume at a host, pairing anew if it has forgotten the client.
@@ -77,6 +103,7 @@ class HostApps:
         """End a client's app; that the host could not be had is logged and no more."""
         failure = await self._cancel(client, backend, session, query, cancel_timeout_s)
         if failure is not None:
+            self.owe(client, backend, session)
             _log.warning(
                 "app_not_ended_at_its_host",
                 session=session,
@@ -92,6 +119,7 @@ class HostApps:
         with trio.CancelScope(shield=True):
             failure = await self._cancel(client, backend, session, edge_query, undo_timeout_s)
         if failure is not None:
+            self.owe(client, backend, session)
             # What went wrong before is told by who called.
             _log.info("launch_not_undone", session=session, backend=backend, why=str(failure))
 

@@ -79,7 +79,7 @@ class Launcher:
             except EdgeError as error:
                 self._fleet.release(reservation)
                 failure = error
-                self._fleet.note_failure(backend.id, _kind(error))
+                self._fleet.note_failure(backend.id, failure_kind(error))
             except BaseException:
                 self._fleet.release(reservation)
                 raise
@@ -131,7 +131,8 @@ class _TookTooLong(EdgeError):
     """A host did not answer a launch in the time that an attempt has."""
 
 
-def _kind(error: EdgeError) -> LaunchFailure:
+def failure_kind(error: EdgeError) -> LaunchFailure:
+    """Tell how a backend failed a launch."""
     if isinstance(error, HostRefused):
         return LaunchFailure.REFUSED
     if isinstance(error, _TookTooLong):

@@ -41,6 +41,8 @@ _log = structlog.get_logger()
 resume_timeout_s: Final = 25.0
 # How long a launch believes in the return of an agent before it gives the session up.
 agent_return_timeout_s: Final = 5.0
+# How long work of the edge's own waits for a client's request to end.
+served_timeout_s: Final = 1.0
 _label_bytes: Final = 10
 
 
@@ -92,6 +94,8 @@ class Play:
                 url = await self._resume(running, address, request)
                 return launch_answer(url)
             if running is not None:
+                # Its app may run on, where nobody can be asked to end it.
+                self._host_apps.owe(client, running.backend, running.id)
                 await self.keeper.end(running, "backend_gone")
             return launch_answer(await self._launch(client, address, request, access))
 
@@ -126,6 +130,38 @@ class Play:
             if self._sessions.get(session_id) is not None:
                 await self._end_at_host(session, edge_query)
         return True
+
+    async def end_lost(self, session_id: SessionId, why: str) -> None:
+        """End a session whose host is gone, here only, and let its client start afresh.
+
+        Raises:
+            Refused: the client is being served just now.
+
+        """
+        session = self._sessions.get(session_id)
+        if session is None:
+            return
+        async with self._alone(session.client, timeout_s=served_timeout_s):
+            if self._sessions.get(session_id) is session:
+                await self.keeper.end(session, why)
+                await self.keeper.forget_place(session)
+
+    async def settle(self) -> None:
+        """End the apps at hosts that could not be asked when their sessions ended."""
+        for client, backend in self._host_apps.owed():
+            try:
+                self._fleet.tunnel(backend)
+            except HostUnavailable:
+                continue
+            try:
+                async with self._alone(client, timeout_s=served_timeout_s):
+                    running = self._sessions.of_client(client)
+                    if running is not None and running.backend == backend:
+                        self._host_apps.forgive(client, backend)
+                    else:
+                        await self._host_apps.settle(client, backend)
+            except Refused:
+                continue  # the client is being served: in the next round, then
 
     async def _end_at_host(self, session: Session, query: Query) -> None:
         await self._host_apps.cancel(session.client, session.backend, session.id, query)
@@ -195,6 +231,7 @@ class Play:
                 503, error.reason, f'"{session.app_title}" is not running any more. Start it anew.'
             ) from error
         if self._sessions.get(session.id) is not session:
+            await self._host_apps.undo(session.client, session.backend, session.id)
             raise Refused(503, "session_ended", f'"{session.app_title}" has just been ended.')
         rtsp_port = self._rtsp_port(address, session.id)
         await self.keeper.begin_anew(session, address, host_url, rtsp_port)

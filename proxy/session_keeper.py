@@ -54,6 +54,7 @@ class SessionKeeper:
         self._sticky_ttl = timedelta(seconds=config.selection.sticky_ttl_s)
         self._launch_window_s = config.sessions.launch_window_s
         self._fewer = trio.Event()
+        self._undeleted: set[SessionId] = set()
         self.table = SessionTable(config.listen.rtsp_port_range)
 
     async def begin(self, session: Session) -> None:
@@ -71,6 +72,8 @@ class SessionKeeper:
             await self._store.add_session(to_record(session))
         except BaseException:
             self.table.remove(session.id)
+            # What timed out may be written all the same.
+            self._undeleted.add(session.id)
             raise
         self._fleet.started(session.reservation)
         _log.info(
@@ -124,10 +127,25 @@ class SessionKeeper:
         self._fleet.release(session.reservation)
         self._note_fewer()
         _log.info("session_ended", session=session.id, backend=session.backend, why=why)
+        self._undeleted.add(session.id)
         try:
-            await self._store.delete_session(session.id)
+            await self._delete(session.id)
         except StoreError as error:
             _log.error("session_not_deleted_from_the_store", session=session.id, why=str(error))
+
+    async def delete_ended(self) -> None:
+        """Delete from the store what could not be deleted when it ended.
+
+        Raises:
+            backends.errors.StoreError: the store is still away.
+
+        """
+        for session_id in list(self._undeleted):
+            await self._delete(session_id)
+
+    async def _delete(self, session_id: SessionId) -> None:
+        await self._store.delete_session(session_id)
+        self._undeleted.discard(session_id)
 
     async def forget_place(self, session: Session) -> None:
         """Have a client start afresh, now that where it played is no more."""
@@ -161,7 +179,14 @@ class SessionKeeper:
 
     async def restore(self) -> None:
         """Take up the sessions that an earlier edge process left in the store."""
-        for record in await self._store.list_sessions():
+        # The newest of a client is the one that its host knows.
+        records = await self._store.list_sessions()
+        newest = {record.client_id: record for record in records}
+        for record in records:
+            if newest[record.client_id] is not record:
+                await self._store.delete_session(record.id)
+                _log.warning("session_in_the_store_had_ended", session=record.id)
+                continue
             reservation = self._fleet.restore(record.backend_id)
             try:
                 session = from_record(record, reservation, now=trio.current_time())

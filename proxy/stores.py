@@ -19,7 +19,7 @@ from settings import ConfigError, read_secret
 async def open_store(config: ProxyConfig) -> AsyncIterator[Store]:
     """Open the store; secrets in it are sealed with the key file in the state folder.
 
-    Edges that share a store have the same key file.
+    One edge at a time may use a store in a server under one prefix.
 
     Raises:
         backends.errors.StoreError: the key, the password's file or the store cannot be used.

@@ -10,7 +10,7 @@ import trio
 
 from backends.errors import StoreError
 from proxy.config import ProxyConfig
-from proxy.errors import Refused
+from proxy.errors import HostUnavailable, Refused
 from proxy.fleet import Fleet
 from proxy.media import Media
 from proxy.play import Play
@@ -40,29 +40,44 @@ class Upkeep:
         """Make rounds until cancelled."""
         self._began_at = trio.current_time()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._end_overdue_forever)
+            nursery.start_soon(self._ask_hosts_forever)
             while True:
                 await trio.sleep(round_s)
                 await self.make_round()
 
     async def make_round(self) -> None:
         """Pause what was abandoned, end what runs nowhere any more, read the drains anew."""
-        await self._keeper.pause_abandoned()
-        await self._end_lost()
+        async with trio.open_nursery() as nursery:
+            # Side by side, since a store that hangs holds up each of them.
+            nursery.start_soon(self._keeper.pause_abandoned)
+            nursery.start_soon(self._ask_store)
+            for session, why in self._lost_sessions():
+                nursery.start_soon(self._end_lost, session, why)
+
+    async def _ask_store(self) -> None:
         try:
             await self._fleet.load_drains()
+            await self._keeper.delete_ended()
         except StoreError as error:
-            _log.error("drains_not_read", why=str(error))
+            _log.error("store_not_asked", why=str(error))
 
-    async def _end_lost(self) -> None:
+    def _lost_sessions(self) -> list[tuple[SessionId, str]]:
         heard = {session.id: self._heard_from_host(session) for session in self._keeper.table}
-        for session in self._keeper.table:
-            # A host that is too busy to answer probes may well go on streaming.
-            silent = heard.get(session.id) == self._heard.get(session.id)
-            if silent and (why := self._lost(session)) is not None:
-                await self._keeper.end(session, why)
-                await self._keeper.forget_place(session)
+        # A host that is too busy to answer probes may well go on streaming.
+        silent = (
+            session
+            for session in self._keeper.table
+            if heard[session.id] == self._heard.get(session.id)
+        )
+        lost = [(session.id, why) for session in silent if (why := self._lost(session)) is not None]
         self._heard = heard
+        return lost
+
+    async def _end_lost(self, session: SessionId, why: str) -> None:
+        try:
+            await self._play.end_lost(session, why)
+        except Refused as error:
+            _log.info("session_not_ended_yet", session=session, why=str(error))
 
     def _lost(self, session: Session) -> str | None:
         if self._fleet.is_down(session.backend):
@@ -76,20 +91,31 @@ class Upkeep:
     def _heard_from_host(self, session: Session) -> int:
         return sum(flow.datagrams_to_client for flow in self._media.flows_of(session.id))
 
-    async def _end_overdue_forever(self) -> None:
-        # By itself, since each waits for its host.
+    async def _ask_hosts_forever(self) -> None:
+        # By itself, since hosts take their time.
         while True:
             await trio.sleep(round_s)
             await self.end_overdue()
+            await self._play.settle()
 
     async def end_overdue(self) -> None:
-        """End the sessions of backends that have drained up to their deadline."""
+        """End the sessions of backends that have drained up to their deadline.
+
+        While an agent is away its host cannot be told: in a later round, then.
+        """
         now = datetime.now(UTC)
         async with trio.open_nursery() as nursery:
             for session in self._keeper.table:
-                if self._fleet.is_overdue(session.backend, now):
+                if self._fleet.is_overdue(session.backend, now) and self._is_there(session):
                     self._fleet.events.note("drain_overdue", session.backend, session=session.id)
                     nursery.start_soon(self._end_at_host, session.id)
+
+    def _is_there(self, session: Session) -> bool:
+        try:
+            self._fleet.tunnel(session.backend)
+        except HostUnavailable:
+            return False
+        return True
 
     async def _end_at_host(self, session: SessionId) -> None:
         try:

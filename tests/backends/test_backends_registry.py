@@ -16,7 +16,7 @@ from backends.errors import InvalidOffer, NoBackend
 from backends.geography import Place
 from backends.model import Backend, BackendId, Health, State
 from backends.offerings import AgentOffering, GpuMemory, HostOffering, HostStatus
-from backends.registry import ConnectionId, Registry, RegistryRules, Transition
+from backends.registry import ConnectionId, Registry, RegistryRules, Transition, launches_fail
 from backends.selection import LaunchIntent, select
 from backends.slots import Reservation
 from tests.backends.backends_made import NOW
@@ -197,7 +197,11 @@ def test_failed_launches_are_missed_probes() -> None:
     registry.launch_failed(WOLF, now=1)
     assert only(registry, now=1).health is Health.HEALTHY
     registry.launch_failed(WOLF, now=2)
-    assert (only(registry, now=2).health, only(registry).trouble) == (Health.UNHEALTHY, "launch")
+    assert (only(registry, now=2).health, only(registry).trouble) == (
+        Health.UNHEALTHY,
+        launches_fail,
+    )
+    assert not registry.is_down(WOLF), "what runs there may well go on"
     registry.heartbeat("alpha", connection, [DOWN], now=3)
     assert only(registry, now=3).trouble == "rtsp"
     for unknown in ("alpha/other", "gone/wolf"):

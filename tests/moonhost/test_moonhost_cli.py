@@ -153,7 +153,7 @@ def test_an_edge_answers_its_commands_and_ends_cleanly_on_sigterm(run: Run, tmp_
         assert run("clients", *config)[:2] == (0, "No client is paired.\n")
         assert run("sessions", *config)[:2] == (0, "Nobody plays.\n")
         assert run("sessions", "--json", *config)[:2] == (0, "[]\n")
-        assert run("backends", *config)[:2] == (0, "No agent is connected.\n")
+        assert run("backends", *config)[:2] == (0, "No agent has connected.\n")
         status, _, errors = run("pair", "1234", *config)
         assert (status, "No device waits to be paired" in errors) == (1, True)
         status, _, errors = run("sessions", "end", "abc", *config)

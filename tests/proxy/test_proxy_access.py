@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from proxy.access import Access, AccessRules, everybody_else, everything
+from proxy.access import Access, AccessRules, everybody_else, everything, nothing
 from proxy.config import ProxyConfig
 
 
@@ -19,7 +19,15 @@ def test_rules_are_for_their_user_and_titles_match_however_they_are_written() ->
     anna = rules.of("anna")
     assert (anna.allows_app("steam"), anna.allows_app("Desktop")) == (True, False)
     assert (anna.allows_region("eu"), anna.allows_region("us")) == (True, False)
-    assert rules.of("ben") == everything
+    assert rules.of(None) == everything
+
+
+def test_a_name_that_no_rule_knows_opens_nothing() -> None:
+    rules = AccessRules({"anna": everything})
+    assert rules.of("ana") == nothing
+    assert (rules.knows("anna"), rules.knows("ana")) == (True, False)
+    assert AccessRules().knows("anybody")
+    assert AccessRules({everybody_else: everything}).knows("anybody")
 
 
 def test_everybody_else_is_who_has_no_rules_of_their_own() -> None:

@@ -11,6 +11,7 @@ from proxy_fakes import BACKEND, FakeTunnel, identity, launch_query, serving
 from test_proxy_admin import PHONE, TV, Edge, edge, problem
 
 from backends.apps import app_id
+from proxy.access import AccessRules
 from revdial.messages import GpuReport, Heartbeat, HostReport
 
 __all__ = ["edge"]
@@ -129,6 +130,14 @@ async def test_a_host_can_be_drained_before_its_agent_connects(edge: Edge) -> No
     edge.store.tokens[b"hash2"] = "agent-1"
     response = await edge.ask("PUT", "/api/v1/drains/agent-1/mistyped", content="{}")
     assert (response.status_code, problem(response)) == (404, "no_such_backend")
+
+
+async def test_a_device_is_given_only_to_users_that_there_are(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AccessRules, "knows", lambda _rules, user: user == "anna")
+    response = await edge.ask("PATCH", f"/api/v1/clients/{TV[:9]}", content='{"user": "ana"}')
+    assert (response.status_code, problem(response)) == (404, "no_such_user")
 
 
 async def test_a_client_is_given_to_a_user_and_taken_again(edge: Edge) -> None:

@@ -94,6 +94,21 @@ async def test_heartbeats_change_health_sessions_and_apps_and_only_changes_are_e
     assert fleet.transitions == {"healthy": 1, "unhealthy": 1}
 
 
+async def test_what_an_agent_names_is_not_shown_to_operators(
+    fleet: Fleet, nursery: trio.Nursery
+) -> None:
+    tunnel = FakeTunnel(nursery)
+    async with serving(fleet, tunnel):
+        for _ in range(3):
+            report = HostReport("wolf", False, {"tunnel_down": False, "\x1b[31m": False})
+            await tunnel.heartbeats_in.send(Heartbeat((report,)))
+            await trio.testing.wait_all_tasks_blocked()
+        backend = fleet.backend(BACKEND)
+        assert backend is not None
+        assert backend.trouble == "host"
+        assert fleet.is_down(BACKEND)
+
+
 GIB = 1 << 30
 
 
@@ -104,6 +119,7 @@ GIB = 1 << 30
         ((GpuReport("a", "", 4 * GIB, 16 * GIB),), 0.25),
         ((GpuReport("a", "", 4 * GIB, 16 * GIB), GpuReport("b", "", 4 * GIB, 8 * GIB)), 0.5),
         ((GpuReport("stated", "intel", None, 16 * GIB),), None),
+        ((GpuReport("broken", "", None, 8 * GIB), GpuReport("a", "", GIB, 16 * GIB)), None),
         ((GpuReport("odd", "", 1, None), GpuReport("a", "", 4 * GIB, 16 * GIB)), 0.25),
         ((GpuReport("borrows the machine's memory", "amd", GIB // 2, GIB // 2),), None),
     ],

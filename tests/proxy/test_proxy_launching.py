@@ -27,10 +27,12 @@ from moonlight.http import HttpRequest
 from moonlight.identity import ClientId
 from moonlight.launch import cancel_answer, launch_answer
 from moonlight.xml import Answer
+from proxy import launching
 from proxy.access import Access
 from proxy.config import ProxyConfig
-from proxy.errors import Refused
-from proxy.fleet import Fleet
+from proxy.errors import EdgeError, HostRefused, HostUnavailable, Refused
+from proxy.fleet import Fleet, LaunchFailure
+from proxy.launching import failure_kind
 from proxy.play import Play
 from revdial.errors import DialRefused
 from revdial.messages import AppOffer, HostOffer
@@ -106,7 +108,7 @@ async def test_the_next_backend_is_tried_when_the_first_says_no(stage: Stage) ->
     stage.answers["a"] = Answer.error(503, "no", "/launch")
     assert await stage.launch() == "b/wolf"
     assert stage.taken() == {"a": 0, "b": 1, "c": 0}
-    assert stage.fleet.failovers == {"host_refused": 1}
+    assert stage.fleet.failovers == {"refused": 1}
     assert stage.store.sticky[PHONE].backend_id == "b/wolf"
 
 
@@ -122,6 +124,30 @@ async def test_an_unreachable_host_costs_a_launch_nothing_and_soon_counts_as_dow
     backend = stage.fleet.backend(BackendId("a/wolf"))
     assert backend is not None
     assert backend.state is State.UNHEALTHY
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (HostRefused(400, "host_refused", "x"), LaunchFailure.REFUSED),
+        (HostUnavailable("host_pairing_timeout", "x"), LaunchFailure.OTHER),
+        (HostUnavailable("agent_offline", "x"), LaunchFailure.UNREACHABLE),
+    ],
+)
+def test_only_a_host_that_cannot_be_dialled_is_a_missed_probe(
+    error: EdgeError, kind: LaunchFailure
+) -> None:
+    assert failure_kind(error) is kind
+
+
+async def test_one_launch_does_not_reach_every_host_there_is(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launching, "max_attempts", 2)
+    for agent in stage.answers:
+        stage.answers[agent] = Answer.error(400, "no", "/launch")
+    assert "2 computers" in str(await refusal(stage))
+    assert stage.asked == ["a/launch", "b/launch"]
 
 
 async def test_a_refusal_is_no_missed_probe(stage: Stage) -> None:

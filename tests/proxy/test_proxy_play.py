@@ -25,6 +25,7 @@ from proxy_fakes import (
 from backends.apps import app_id
 from backends.errors import StoreError
 from backends.model import BackendId
+from backends.records import SessionRecord
 from moonlight.flows import Flow
 from moonlight.http import HttpRequest
 from moonlight.identity import ClientId
@@ -758,6 +759,84 @@ async def test_a_restarted_edge_takes_its_sessions_up(
         assert taken(fleet) == 0
 
 
+async def test_a_session_that_was_written_after_all_is_deleted_once_the_store_is_back(
+    play: Play, store: FakeStore
+) -> None:
+    add = store.add_session
+
+    async def late(record: SessionRecord) -> None:
+        await add(record)
+        raise StoreError("timeout", "It did not answer in time.")
+
+    store.add_session = late  # type: ignore[method-assign]
+    with pytest.raises(StoreError):
+        await play.launch(PHONE, HOME, launch_query(DESKTOP))
+    assert len(store.sessions) == 1
+    await play.keeper.delete_ended()
+    assert store.sessions == {}
+
+
+async def test_a_session_that_ended_while_the_store_was_away_is_deleted_later(
+    play: Play, store: FakeStore
+) -> None:
+    await play.launch(PHONE, HOME, launch_query(DESKTOP))
+    (one,) = play.keeper.table
+    store.away = True
+    await play.keeper.end(one, "test")
+    with pytest.raises(StoreError):
+        await play.keeper.delete_ended()
+    store.away = False
+    await play.keeper.delete_ended()
+    assert store.sessions == {}
+
+
+async def test_an_app_that_could_not_be_ended_is_ended_when_its_host_can_be_asked(
+    play: Play, host: Host, tunnel: FakeTunnel
+) -> None:
+    await play.launch(PHONE, HOME, launch_query(DESKTOP))
+    tunnel.refuse = DialRefused("host_down", "connection refused")
+    await play.cancel(PHONE, launch_query(DESKTOP))
+    assert len(play.keeper.table) == 0
+    await play.settle()
+    assert play._host_apps.owed() == [(PHONE, BACKEND)]
+    tunnel.refuse = None
+    await play.settle()
+    assert (host.paths, play._host_apps.owed()) == (["/launch", "/cancel"], [])
+
+
+async def test_an_app_that_its_client_has_started_again_is_not_ended(
+    play: Play, host: Host, tunnel: FakeTunnel
+) -> None:
+    await play.launch(PHONE, HOME, launch_query(DESKTOP))
+    tunnel.refuse = DialRefused("host_down", "connection refused")
+    await play.cancel(PHONE, launch_query(DESKTOP))
+    tunnel.refuse = None
+    await play.launch(PHONE, HOME, launch_query(DESKTOP))
+    await play.settle()
+    assert (host.paths, play._host_apps.owed()) == (["/launch", "/launch"], [])
+
+
+async def test_an_app_is_not_ended_while_its_agent_is_away_or_its_client_is_served(
+    play: Play, fleet: Fleet, host: Host, autojump_clock: trio.testing.MockClock
+) -> None:
+    play._host_apps.owe(PHONE, BackendId("gone/wolf"), SessionId("s"))
+    play._host_apps.owe(TV, BACKEND, SessionId("t"))
+    async with play._client_locks.held(TV, timeout_s=1), trio.open_nursery() as nursery:
+        nursery.start_soon(play.settle)
+    assert host.paths == []
+    assert len(play._host_apps.owed()) == 2
+
+
+async def test_a_session_that_ends_amid_its_resume_is_ended_at_its_host(
+    play: Play, host: Host
+) -> None:
+    await play.launch(PHONE, HOME, launch_query(DESKTOP))
+    (one,) = play.keeper.table
+    host.then["/resume"] = lambda: play.keeper.table.remove(one.id)
+    assert (await refusal(play.resume(PHONE, HOME, launch_query(DESKTOP)))).reason == "session_ended"
+    assert host.paths == ["/launch", "/resume", "/cancel"]
+
+
 async def test_sessions_that_cannot_be_read_are_dropped_and_the_edge_starts(
     config: ProxyConfig, store: FakeStore, nursery: trio.Nursery
 ) -> None:
@@ -770,7 +849,7 @@ async def test_sessions_that_cannot_be_read_are_dropped_and_the_edge_starts(
     fleet = new_fleet(store)
     play = new_play(config, store, fleet, NoTls(), FakeFlows())
     await play.keeper.restore()
-    assert [one.id for one in play.keeper.table] == [SessionId("good")]
-    assert store.sessions.keys() == {"good"}
+    assert [one.id for one in play.keeper.table] == [SessionId("twin")], "the newest one is true"
+    assert store.sessions.keys() == {"twin"}
     async with serving(fleet, FakeTunnel(nursery)):
         assert taken(fleet) == 1

@@ -24,11 +24,12 @@ from proxy_fakes import (
     session,
 )
 
+from backends.model import BackendId, State
 from backends.records import StickyRecord
 from moonlight.http import HttpRequest
 from moonlight.launch import cancel_answer
 from proxy.config import ProxyConfig
-from proxy.fleet import Fleet
+from proxy.fleet import Fleet, LaunchFailure
 from proxy.media import Media
 from proxy.play import Play
 from proxy.sessions import Session, SessionId, SessionState
@@ -172,6 +173,42 @@ async def test_sessions_are_ended_at_their_host_when_a_drain_is_overdue(stage: S
     await stage.upkeep.end_overdue()
     assert (stage.sessions, stage.cancelled) == (0, ["/cancel"])
     assert stage.fleet.events.newest()[0].kind == "drain_overdue"
+
+
+async def test_a_host_that_cannot_be_told_is_told_in_a_later_round(
+    stage: Stage, nursery: trio.Nursery
+) -> None:
+    away = session("s2", client="tv", backend=BackendId("away/wolf"))
+    stage.play.keeper.table.add(away)
+    await stage.store.put_drain("away", NOW, NOW)
+    await stage.fleet.load_drains()
+    await stage.upkeep.end_overdue()
+    assert stage.sessions == 1, "its agent is not there"
+
+
+async def test_failed_launches_end_nobodys_session(stage: Stage) -> None:
+    stage.begin()
+    for _ in range(5):
+        stage.fleet.note_failure(BACKEND, LaunchFailure.UNREACHABLE)
+    backend = stage.fleet.backend(BACKEND)
+    assert backend is not None
+    assert backend.state is State.UNHEALTHY
+    for _ in range(3):
+        await stage.upkeep.make_round()
+    assert stage.sessions == 1
+
+
+async def test_a_client_that_is_being_served_keeps_its_session_for_this_round(
+    stage: Stage, autojump_clock: trio.testing.MockClock
+) -> None:
+    one = stage.begin()
+    await stage.upkeep.make_round()
+    await stage.host_goes_down()
+    async with stage.play._client_locks.held(one.client, timeout_s=1):
+        await stage.upkeep.make_round()
+        assert stage.sessions == 1
+    await stage.upkeep.make_round()
+    assert stage.sessions == 0
 
 
 async def test_a_session_whose_client_is_being_served_is_ended_in_a_later_round(
