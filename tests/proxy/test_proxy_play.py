@@ -833,7 +833,9 @@ async def test_a_session_that_ends_amid_its_resume_is_ended_at_its_host(
     await play.launch(PHONE, HOME, launch_query(DESKTOP))
     (one,) = play.keeper.table
     host.then["/resume"] = lambda: play.keeper.table.remove(one.id)
-    assert (await refusal(play.resume(PHONE, HOME, launch_query(DESKTOP)))).reason == "session_ended"
+    assert (
+        await refusal(play.resume(PHONE, HOME, launch_query(DESKTOP)))
+    ).reason == "session_ended"
     assert host.paths == ["/launch", "/resume", "/cancel"]
 
 
