@@ -7,12 +7,13 @@ has none costs a TLS handshake and one small answer, and only so many at a time.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
 from types import MappingProxyType
@@ -53,6 +54,7 @@ class _Visitor:
     network: str = ""
     """What limits per address count it under."""
     agent_id: str = ""
+    bearer_digest: bytes = field(default=b"", repr=False)
     tunnel: AgentTunnel | None = None
     claim: Pending[TunnelWebSocket] | None = None
     refused: bool = False
@@ -79,6 +81,8 @@ class TunnelListener:
         self._observer = observer or Counters()
         self._limits = limits or ListenerLimits()
         self._tunnels: dict[str, AgentTunnel] = {}
+        # By the hash of the token that each living tunnel has proven.
+        self._proven: dict[bytes, AgentTunnel] = {}
         self._dials: PendingTable[TunnelWebSocket] = PendingTable()
         self._serials = itertools.count(1)
         self._homes: Counter[str] = Counter()
@@ -197,15 +201,20 @@ class TunnelListener:
         bearer = bearer_of(request.headers)
         if bearer is None:
             return self._deny(visitor, protocol, Refusal.NO_TOKEN)
+        visitor.bearer_digest = hashlib.sha256(bearer.encode()).digest()
+        path = request.path.partition("?")[0]
         try:
             agent_id = await self._authenticate(bearer)
         except Exception as error:
-            self._log.error("agent_authentication_unavailable", error=where(error))
-            return self._deny(visitor, protocol, Refusal.AUTHENTICATION_UNAVAILABLE)
+            # A living tunnel's streams go on with the token that it has proven before.
+            proven = self._proven.get(visitor.bearer_digest) if path != control_path else None
+            if proven is None:
+                self._log.error("agent_authentication_unavailable", error=where(error))
+                return self._deny(visitor, protocol, Refusal.AUTHENTICATION_UNAVAILABLE)
+            agent_id = proven.agent_id
         if agent_id is None:
             return self._deny(visitor, protocol, Refusal.BAD_TOKEN)
         visitor.agent_id = agent_id
-        path = request.path.partition("?")[0]
         if path == control_path:
             return None
         if not path.startswith(data_path):
@@ -254,6 +263,7 @@ class TunnelListener:
         )
         older = self._tunnels.get(tunnel.agent_id)
         self._tunnels[tunnel.agent_id] = tunnel
+        self._proven[visitor.bearer_digest] = tunnel
         self._homes[visitor.network] += 1
         if older is not None:
             older.close(CloseCode.REPLACED, "replaced")
@@ -268,6 +278,8 @@ class TunnelListener:
                 del self._homes[visitor.network]
             if self._tunnels.get(tunnel.agent_id) is tunnel:
                 del self._tunnels[tunnel.agent_id]
+            if self._proven.get(visitor.bearer_digest) is tunnel:
+                del self._proven[visitor.bearer_digest]
             log.info(
                 "tunnel_down",
                 reason=tunnel.reason,

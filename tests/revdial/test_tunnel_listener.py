@@ -105,6 +105,22 @@ async def test_when_tokens_cannot_be_checked_nobody_comes_in() -> None:
         await settled(at, Refusal.AUTHENTICATION_UNAVAILABLE)
 
 
+async def test_a_living_tunnel_goes_on_dialling_while_tokens_cannot_be_checked() -> None:
+    async def broken(token: str) -> str | None:
+        raise OSError("the store is away")
+
+    async with tunnel() as (at, home):
+        at.listener._authenticate = broken
+        stream = await home.open_stream("h1", "http", origin="c1")
+        await stream.send_all(b"still here")
+        assert await stream.receive_some(100) == b"still here"
+        await stream.aclose()
+        for path, token in (("/v1/control", "token-of-a1"), ("/v1/data/x", "another")):
+            answer = await plain_request(at, path, f"Bearer {token}")
+            assert answer.startswith("HTTP/1.1 503 ")
+    assert at.listener._proven == {}
+
+
 HELLO = text(Hello("a1"))
 
 
