@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 
@@ -32,7 +32,8 @@ class _Details(msgspec.Struct, frozen=True):
 
 
 def to_record(session: Session) -> SessionRecord:
-    """Write a session as it is now."""
+    """Write a session as it is now, later than any record of it before."""
+    session.updated_at = max(datetime.now(UTC), session.updated_at + timedelta(microseconds=1))
     details = _Details(
         client_address=session.client_address,
         app_id=session.app_id,
@@ -54,7 +55,7 @@ def to_record(session: Session) -> SessionRecord:
         app_title=session.app_title,
         state=session.state,
         started_at=session.started_at,
-        updated_at=datetime.now(UTC),
+        updated_at=session.updated_at,
         details=msgspec.json.encode(details),
     )
 
@@ -85,4 +86,5 @@ def from_record(record: SessionRecord, reservation: Reservation, *, now: float) 
         control_client=details.control_client,
         kbps=details.kbps,
         started_at=record.started_at,
+        updated_at=record.updated_at,
     )

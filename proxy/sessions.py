@@ -18,6 +18,7 @@ from moonlight.launch import RtspUrl
 SessionId = NewType("SessionId", str)
 
 _ID_BYTES = 12
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class SessionState(enum.StrEnum):
@@ -74,6 +75,8 @@ class Session:
     control_client: tuple[str, int] | None = None
     """Where the client's control connection comes from: IP address and UDP port."""
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    updated_at: datetime = _NEVER
+    """Of its last record: each is later than the one before, whatever the clock does."""
 
     def move_to(self, state: SessionState, now: float) -> None:
         """Enter a state; entering the present one again only renews its time."""

@@ -115,3 +115,12 @@ def test_details_that_make_no_sense_are_refused(old: bytes, new: bytes) -> None:
 def test_a_state_that_this_edge_does_not_know_is_refused() -> None:
     with pytest.raises(ValueError, match="asleep"):
         from_record(replace(to_record(session("a")), state="asleep"), RESERVATION, now=0.0)
+
+
+def test_a_record_is_later_than_the_one_before_though_the_clock_steps_back() -> None:
+    one = session("s1")
+    one.updated_at = datetime(2999, 1, 1, tzinfo=UTC)
+    first, second = to_record(one), to_record(one)
+    assert datetime(2999, 1, 1, tzinfo=UTC) < first.updated_at < second.updated_at
+    again = from_record(second, Reservation(one.backend), now=0)
+    assert to_record(again).updated_at > second.updated_at
