@@ -32,6 +32,11 @@ def backend_id(agent_id: str, host: str) -> BackendId:
     return BackendId(f"{agent_id}/{host}")
 
 
+def agent_of(target: str) -> str:
+    """Return the agent that a backend id names; an agent id stands for itself."""
+    return target.partition("/")[0]
+
+
 class Health(StrEnum):
     """How a backend is."""
 

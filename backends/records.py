@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from backends.model import BackendId
+from backends.model import BackendId, agent_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +86,7 @@ class DrainRecord:
     target: str
     since: datetime
     deadline: datetime | None = None
+
+    def covers(self, backend_id: BackendId) -> bool:
+        """Tell whether a backend is one of those that take no new sessions."""
+        return self.target in (backend_id, agent_of(backend_id))

@@ -20,7 +20,15 @@ from backends.candidates import Candidates, GpuLimits
 from backends.errors import InvalidOffer, NoBackend
 from backends.geography import Place
 from backends.health import HealthRules, HostHealth
-from backends.model import Backend, BackendId, Health, State, backend_id, is_valid_name
+from backends.model import (
+    Backend,
+    BackendId,
+    Health,
+    State,
+    agent_of,
+    backend_id,
+    is_valid_name,
+)
 from backends.offerings import AgentOffering, GpuMemory, HostOffering, HostStatus
 from backends.selection import Refusal
 from backends.slots import Reservation, Slots
@@ -210,7 +218,7 @@ class Registry:
         """Say which backend ids and agent ids take no new sessions, as the store lists them."""
         drains = frozenset(targets)
         changed, self._drains = drains ^ self._drains, drains
-        for agent_id in sorted({target.partition("/")[0] for target in changed}):
+        for agent_id in sorted(set(map(agent_of, changed))):
             if agent_id in self._agents:
                 self._show(self._agents[agent_id])
 
@@ -304,7 +312,7 @@ class Registry:
                 del self._slots[identifier]
 
     def _find(self, identifier: BackendId) -> tuple[_Agent | None, _Host | None]:
-        agent = self._agents.get(identifier.partition("/")[0])
+        agent = self._agents.get(agent_of(identifier))
         return agent, None if agent is None else agent.hosts.get(identifier)
 
     def _take(self, identifier: BackendId) -> Reservation:

@@ -166,7 +166,7 @@ def explain(
     verdicts = [
         Verdict(
             backend,
-            intent.place.distance_km(backend.region, candidates.place(backend.region)),
+            _distance_km(backend, intent, candidates),
             _verdict(backend, title, intent, candidates),
         )
         for backend in candidates
@@ -176,8 +176,11 @@ def explain(
 
 
 def _at(backend: Backend, reason: Reason, intent: LaunchIntent, candidates: Candidates) -> Decision:
-    distance = intent.place.distance_km(backend.region, candidates.place(backend.region))
-    return Decision(backend, reason, intent.place, distance)
+    return Decision(backend, reason, intent.place, _distance_km(backend, intent, candidates))
+
+
+def _distance_km(backend: Backend, intent: LaunchIntent, candidates: Candidates) -> float:
+    return intent.place.distance_km(backend.region, candidates.place(backend.region))
 
 
 def _has_it_running(backend: Backend, title: str, candidates: Candidates) -> bool:

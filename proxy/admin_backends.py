@@ -12,7 +12,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from backends.errors import NoBackend
-from backends.model import Backend, is_valid_name
+from backends.geography import Place
+from backends.model import Backend, agent_of, is_valid_name
 from backends.records import ClientRecord, DrainRecord
 from backends.selection import Decision, LaunchIntent
 from backends.store import Store
@@ -63,15 +64,10 @@ class BackendsApi:
             "id": backend.id,
             "kind": backend.kind,
             "region": backend.region,
-            "latitude": backend.place and backend.place.latitude,
-            "longitude": backend.place and backend.place.longitude,
-            "state": str(backend.state),
+            **_coordinates(backend.place),
             "trouble": backend.trouble,
             "draining": backend.draining,
-            "sessions": backend.sessions,
-            "max_sessions": backend.max_sessions,
-            "gpu_memory_percent": _percent(backend.gpu_memory_share),
-            "rtt_ms": None if backend.rtt_s is None else round(backend.rtt_s * 1000, 1),
+            **_condition(backend),
             "apps": sorted(app.title for app in backend.apps),
             "gpus": [msgspec.to_builtins(gpu) for gpu in report.gpus] if report else [],
             "machine": heartbeat
@@ -109,8 +105,7 @@ class BackendsApi:
                 "client_place": {
                     "located_by": str(intent.place.located_by),
                     "region": intent.place.region,
-                    "latitude": intent.place.place and intent.place.place.latitude,
-                    "longitude": intent.place.place and intent.place.place.longitude,
+                    **_coordinates(intent.place.place),
                 },
                 **_outcome(outcome),
                 "backends": [
@@ -119,13 +114,7 @@ class BackendsApi:
                         "region": verdict.backend.region,
                         "distance_km": _kilometres(verdict.distance_km),
                         "excluded": verdict.excluded and str(verdict.excluded),
-                        "state": str(verdict.backend.state),
-                        "sessions": verdict.backend.sessions,
-                        "max_sessions": verdict.backend.max_sessions,
-                        "gpu_memory_percent": _percent(verdict.backend.gpu_memory_share),
-                        "rtt_ms": None
-                        if verdict.backend.rtt_s is None
-                        else round(verdict.backend.rtt_s * 1000, 1),
+                        **_condition(verdict.backend),
                     }
                     for verdict in explained.verdicts
                 ],
@@ -141,11 +130,7 @@ class BackendsApi:
         return JSONResponse([self._drain_of(drain) for drain in await self._store.list_drains()])
 
     def _drain_of(self, drain: DrainRecord) -> dict[str, Any]:
-        left = [
-            session
-            for session in self._keeper.table
-            if drain.target in (session.backend, session.backend.partition("/")[0])
-        ]
+        left = [session for session in self._keeper.table if drain.covers(session.backend)]
         return {
             "target": drain.target,
             "since": drain.since.isoformat(),
@@ -171,13 +156,13 @@ class BackendsApi:
 
     async def _is_known(self, target: str) -> bool:
         """Tell whether there is such a backend or agent, or will be once its agent connects."""
-        if any(target in (backend.id, backend.agent_id) for backend in self._fleet.backends()):
+        backends = self._fleet.backends()
+        if any(target in (backend.id, backend.agent_id) for backend in backends):
             return True
-        agent = target.partition("/")[0]
-        connected = any(backend.agent_id == agent for backend in self._fleet.backends())
-        return not connected and agent in {
-            held.agent_id for held in await self._store.list_agents()
-        }
+        agent = agent_of(target)
+        if any(backend.agent_id == agent for backend in backends):
+            return False
+        return agent in {held.agent_id for held in await self._store.list_agents()}
 
     async def _undrain(self, request: Request) -> Response:
         target = request.path_params["target"]
@@ -230,6 +215,23 @@ def _outcome(outcome: Decision | NoBackend) -> dict[str, Any]:
         "reason": str(outcome.reason),
         "distance_km": _kilometres(outcome.distance_km),
         "passed_over": list(outcome.passed_over),
+    }
+
+
+def _coordinates(place: Place | None) -> dict[str, float | None]:
+    return {
+        "latitude": None if place is None else place.latitude,
+        "longitude": None if place is None else place.longitude,
+    }
+
+
+def _condition(backend: Backend) -> dict[str, Any]:
+    return {
+        "state": str(backend.state),
+        "sessions": backend.sessions,
+        "max_sessions": backend.max_sessions,
+        "gpu_memory_percent": _percent(backend.gpu_memory_share),
+        "rtt_ms": None if backend.rtt_s is None else round(backend.rtt_s * 1000, 1),
     }
 
 

@@ -17,7 +17,7 @@ from backends.candidates import Candidates
 from backends.catalogue import AppCatalogue, titles_of
 from backends.errors import InvalidOffer, NoBackend
 from backends.geography import ClientPlace
-from backends.model import Backend, BackendId
+from backends.model import Backend, BackendId, agent_of
 from backends.offerings import AgentOffering, GpuMemory, HostOffering, HostStatus
 from backends.policies import ByDistance, Policy
 from backends.records import DrainRecord
@@ -173,9 +173,8 @@ class Fleet:
 
     def is_overdue(self, backend_id: BackendId, now: datetime) -> bool:
         """Tell whether a backend has drained for as long as its sessions were given."""
-        targets = (backend_id, backend_id.partition("/")[0])
         return any(
-            drain.target in targets and drain.deadline is not None and drain.deadline <= now
+            drain.deadline is not None and drain.deadline <= now and drain.covers(backend_id)
             for drain in self._drains
         )
 
@@ -303,6 +302,10 @@ class Fleet:
         """Take the slot of a session that the store remembers."""
         return self._registry.restore(backend_id)
 
+    def is_connected(self, backend_id: BackendId) -> bool:
+        """Tell whether there is a tunnel to a backend."""
+        return agent_of(backend_id) in self._tunnels
+
     def tunnel(self, backend_id: BackendId) -> AgentTunnel:
         """Return the tunnel to a backend.
 
@@ -310,7 +313,7 @@ class Fleet:
             HostUnavailable: its agent is not connected.
 
         """
-        tunnel = self._tunnels.get(backend_id.partition("/")[0])
+        tunnel = self._tunnels.get(agent_of(backend_id))
         if tunnel is None:
             raise HostUnavailable(
                 agent_offline, f"the agent of {backend_id} is not connected to this edge"

@@ -34,7 +34,6 @@ class EdgeCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Read everything once."""
-        backends = self._fleet.backends()
         states = Counter(session.state for session in self._sessions)
         yield _gauge(
             "sessions",
@@ -42,6 +41,28 @@ class EdgeCollector(Collector):
             "state",
             {state: states[state] for state in SessionState},
         )
+        yield from self._of_backends()
+        connections = GaugeMetricFamily(
+            f"{_namespace}_client_connections", "TCP connections of clients."
+        )
+        connections.add_metric([], self._doors.open_connections)
+        yield connections
+        yield _counter(
+            "connections_refused", "TCP connections of clients refused.", self._doors.refused
+        )
+        yield _counter(
+            "datagrams_dropped",
+            "Datagrams that were not carried on.",
+            self._media.drops(),
+        )
+        yield _counter(
+            "tunnel_refusals", "What the agents' port turned away.", self._tunnels.refusals
+        )
+        yield _counter("tunnel_losses", "What tunnels dropped or gave up.", self._tunnels.losses)
+        yield _counter("tunnels_ended", "Tunnels that ended.", self._tunnels.downs)
+
+    def _of_backends(self) -> Iterator[Metric]:
+        backends = self._fleet.backends()
         yield _gauge(
             "backend_sessions",
             "Sessions and reservations of a backend.",
@@ -80,24 +101,6 @@ class EdgeCollector(Collector):
         yield _counter(
             "failovers", "Backends that failed to start an app, by reason.", self._fleet.failovers
         )
-        connections = GaugeMetricFamily(
-            f"{_namespace}_client_connections", "TCP connections of clients."
-        )
-        connections.add_metric([], self._doors.open_connections)
-        yield connections
-        yield _counter(
-            "connections_refused", "TCP connections of clients refused.", self._doors.refused
-        )
-        yield _counter(
-            "datagrams_dropped",
-            "Datagrams that were not carried on.",
-            self._media.drops(),
-        )
-        yield _counter(
-            "tunnel_refusals", "What the agents' port turned away.", self._tunnels.refusals
-        )
-        yield _counter("tunnel_losses", "What tunnels dropped or gave up.", self._tunnels.losses)
-        yield _counter("tunnels_ended", "Tunnels that ended.", self._tunnels.downs)
 
 
 def registry(collector: EdgeCollector) -> CollectorRegistry:

@@ -149,9 +149,7 @@ class Play:
     async def settle(self) -> None:
         """End the apps at hosts that could not be asked when their sessions ended."""
         for client, backend in self._host_apps.owed():
-            try:
-                self._fleet.tunnel(backend)
-            except HostUnavailable:
+            if not self._fleet.is_connected(backend):
                 continue
             try:
                 async with self._alone(client, timeout_s=served_timeout_s):

@@ -10,7 +10,7 @@ import trio
 
 from backends.errors import StoreError
 from proxy.config import ProxyConfig
-from proxy.errors import HostUnavailable, Refused
+from proxy.errors import Refused
 from proxy.fleet import Fleet
 from proxy.media import Media
 from proxy.play import Play
@@ -106,16 +106,10 @@ class Upkeep:
         now = datetime.now(UTC)
         async with trio.open_nursery() as nursery:
             for session in self._keeper.table:
-                if self._fleet.is_overdue(session.backend, now) and self._is_there(session):
-                    self._fleet.events.note("drain_overdue", session.backend, session=session.id)
+                backend = session.backend
+                if self._fleet.is_connected(backend) and self._fleet.is_overdue(backend, now):
+                    self._fleet.events.note("drain_overdue", backend, session=session.id)
                     nursery.start_soon(self._end_at_host, session.id)
-
-    def _is_there(self, session: Session) -> bool:
-        try:
-            self._fleet.tunnel(session.backend)
-        except HostUnavailable:
-            return False
-        return True
 
     async def _end_at_host(self, session: SessionId) -> None:
         try:
