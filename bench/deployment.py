@@ -36,7 +36,7 @@ from moonlight.launch import RtspUrl
 from moonlight.ping import new_ping_payload
 from proxy import state_dir
 from proxy.session_records import to_record
-from proxy.sessions import FlowTerms, Session, SessionState, new_session_id
+from proxy.sessions import FlowTerms, Session, SessionState, StreamKey, new_session_id
 
 host_name: Final = "host"
 first_host_port: Final = 20_000
@@ -303,6 +303,8 @@ def _session(layout: Layout, index: int) -> tuple[Session, HostSession, PlayerSe
         app_id=1,
         app_title="Benchmark",
         mode="1920x1080x60",
+        key=StreamKey(secrets.token_bytes(16), 1),
+        corever=1,
         label=secrets.token_hex(10),
         rtsp_port=_edge_ports["rtsp"],
         host_rtsp=RtspUrl(encrypted=False, host="host", port=48010),

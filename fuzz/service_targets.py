@@ -31,7 +31,7 @@ from moonlight.ping import build_ping, parse_ping
 from proxy.config import ProxyConfig
 from proxy.rtp_loss import SequenceGaps
 from proxy.session_records import from_record, to_record
-from proxy.sessions import FlowTerms, Session, SessionId, SessionState
+from proxy.sessions import FlowTerms, Session, SessionId, SessionState, StreamKey
 from proxy.translation import ConnectTranslation, PingTranslation, says_goodbye
 from revdial import messages
 from revdial.errors import BadMessage
@@ -213,6 +213,8 @@ def _session_record_seeds() -> list[bytes]:
         app_id=1,
         app_title="app",
         mode="1280x720x60",
+        key=StreamKey(bytes(16), 1),
+        corever=1,
         label="label",
         rtsp_port=48_010,
         host_rtsp=RtspUrl(True, "192.0.2.2"),

@@ -33,7 +33,7 @@ from proxy.hosts import HostRequest
 from proxy.keyed_locks import KeyedLocks
 from proxy.launching import Launcher
 from proxy.session_keeper import SessionKeeper
-from proxy.sessions import Session, SessionId, SessionState
+from proxy.sessions import Session, SessionId, SessionState, StreamKey
 
 _log = structlog.get_logger()
 
@@ -184,6 +184,8 @@ class Play:
                 app_id=app.id,
                 app_title=app.title,
                 mode="{}x{}x{}".format(*request.mode),
+                key=StreamKey(request.rikey, request.rikeyid),
+                corever=request.corever,
                 label=secrets.token_hex(_label_bytes),
                 rtsp_port=self._rtsp_port(address, launched.session),
                 host_rtsp=launched.host_rtsp,
@@ -232,6 +234,7 @@ class Play:
             await self._host_apps.undo(session.client, session.backend, session.id)
             raise Refused(503, "session_ended", f'"{session.app_title}" has just been ended.')
         rtsp_port = self._rtsp_port(address, session.id)
+        session.key, session.corever = StreamKey(request.rikey, request.rikeyid), request.corever
         await self.keeper.begin_anew(session, address, host_url, rtsp_port)
         return _own_url(session)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Annotated
 
 import msgspec
 
@@ -11,7 +12,7 @@ from backends.slots import Reservation
 from moonlight.flows import Flow
 from moonlight.identity import ClientId
 from moonlight.launch import RtspUrl
-from proxy.sessions import FlowTerms, Session, SessionId, SessionState
+from proxy.sessions import FlowTerms, Session, SessionId, SessionState, StreamKey
 
 
 class _Details(msgspec.Struct, frozen=True):
@@ -20,6 +21,9 @@ class _Details(msgspec.Struct, frozen=True):
     client_address: str
     app_id: int
     mode: str
+    rikey: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+    rikeyid: int
+    corever: int
     label: str
     rtsp_port: int
     host_rtsp: str
@@ -38,6 +42,9 @@ def to_record(session: Session) -> SessionRecord:
         client_address=session.client_address,
         app_id=session.app_id,
         mode=session.mode,
+        rikey=session.key.rikey,
+        rikeyid=session.key.rikeyid,
+        corever=session.corever,
         label=session.label,
         rtsp_port=session.rtsp_port,
         host_rtsp=str(session.host_rtsp),
@@ -76,6 +83,8 @@ def from_record(record: SessionRecord, reservation: Reservation, *, now: float) 
         app_id=details.app_id,
         app_title=record.app_title,
         mode=details.mode,
+        key=StreamKey(details.rikey, details.rikeyid),
+        corever=details.corever,
         label=details.label,
         rtsp_port=details.rtsp_port,
         host_rtsp=RtspUrl.parse(details.host_rtsp),

@@ -48,6 +48,15 @@ class FlowTerms:
     """None: the host is of the kind that matches by address alone."""
 
 
+@dataclass(frozen=True, slots=True)
+class StreamKey:
+    """The secret of one launch or resume, which RTSP, control, audio and video encryption use."""
+
+    rikey: bytes = field(repr=False)
+    """16 bytes, AES-128."""
+    rikeyid: int
+
+
 @dataclass(slots=True)
 class Session:
     """One client playing one app on one backend, from launch to cancel."""
@@ -60,6 +69,9 @@ class Session:
     """The app's id towards clients, not the backend's own."""
     app_title: str
     mode: str
+    key: StreamKey
+    corever: int
+    """What the client said of its protocol: 1 and above understands encrypted RTSP."""
     label: str = field(repr=False)
     """Host text of the session's own ``sessionUrl0``: unique, unguessable, a valid DNS label."""
     rtsp_port: int

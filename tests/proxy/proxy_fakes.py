@@ -35,7 +35,7 @@ from proxy.fleet import Fleet
 from proxy.host_pairing import HostPairing
 from proxy.play import Play
 from proxy.session_keeper import SessionKeeper
-from proxy.sessions import Session, SessionId, SessionState
+from proxy.sessions import Session, SessionId, SessionState, StreamKey
 from revdial.messages import AppOffer, Heartbeat, Hello, HostOffer
 from revdial.tunnel import AgentTunnel
 
@@ -62,6 +62,7 @@ def session(
     since: float = 0.0,
     backend: BackendId = BACKEND,
     host_rtsp: str = "rtsp://203.0.113.9:48010",
+    corever: int = 1,
 ) -> Session:
     return Session(
         id=SessionId(name),
@@ -71,6 +72,8 @@ def session(
         app_id=7,
         app_title="Desktop",
         mode="1920x1080x60",
+        key=StreamKey(bytes.fromhex(RIKEY), 1),
+        corever=corever,
         label=label or f"label-of-{name}",
         rtsp_port=port,
         host_rtsp=RtspUrl.parse(host_rtsp),
