@@ -11,8 +11,9 @@ from moonhost.ports import find_shift
 from proxy.config import ProxyConfig
 
 rtsp_ports: Final = 8
+own_udp_ports: Final = 12
 _edge_tcp: Final = (47980, 47981, 47984, 47989, *range(48010, 48010 + rtsp_ports))
-_edge_udp: Final = (47998, 47999, 48000)
+_edge_udp: Final = (47998, 47999, 48000, *range(48074, 48074 + own_udp_ports))
 
 
 def write_edge_config(
@@ -43,6 +44,7 @@ rtsp_ports = "{48010 + shift}-{48010 + shift + rtsp_ports - 1}"
 video_port = {47998 + shift}
 control_port = {47999 + shift}
 audio_port = {48000 + shift}
+own_udp_ports = "{48074 + shift}-{48074 + shift + own_udp_ports - 1}"
 
 [agents]
 address = "127.0.0.1"

@@ -68,6 +68,7 @@ class ClientFlow:
         silence_timeout_s: how long a bound client may send nothing, and an unbound one may take.
         tunnel_grace_s: how long to try to get a broken tunnel back.
         kbps: what the client asked of the host, as far as it is known; see `set_rate`.
+        own_port: see `proxy.flow_table.Claimant`.
 
     """
 
@@ -85,12 +86,14 @@ class ClientFlow:
         last_seen_at: Endpoint | None = None,
         on_bound: Callable[[Endpoint], None] = lambda _: None,
         kbps: int | None = None,
+        own_port: int | None = None,
     ) -> None:
         self.session = session
         self.kind = kind
         self.secret = secret
         self.client_address = client_address
         self.last_seen_at = last_seen_at
+        self.own_port = own_port
         self.bound_to: Endpoint | None = None
         self.dropped: Counter[str] = Counter()
         self.gaps = SequenceGaps(_counted_payload_type[kind])

@@ -55,22 +55,32 @@ class Listen(_Section):
     video_port: Port = 47998
     control_port: Port = 47999
     audio_port: Port = 48000
+    own_udp_ports: PortRange = "48074-48169"
 
     @property
     def rtsp_port_range(self) -> range:
         """The RTSP ports; the first is the one that clients share while nothing is ambiguous."""
-        first, _, last = self.rtsp_ports.partition("-")
-        return range(int(first), int(last or first) + 1)
+        return _range(self.rtsp_ports)
+
+    @property
+    def own_udp_port_range(self) -> range:
+        """UDP ports for clients that only a port of their own tells from others."""
+        return _range(self.own_udp_ports)
 
     @model_validator(mode="after")
     def _distinct(self) -> Listen:
         tcp = [self.http_port, self.https_port, *self.rtsp_port_range]
-        udp = [self.video_port, self.control_port, self.audio_port]
+        udp = [self.video_port, self.control_port, self.audio_port, *self.own_udp_port_range]
         if len(set(tcp)) < len(tcp):
             raise ValueError("http_port, https_port and rtsp_ports overlap")
         if len(set(udp)) < len(udp):
-            raise ValueError("video_port, control_port and audio_port must differ")
+            raise ValueError("video_port, control_port, audio_port and own_udp_ports overlap")
         return self
+
+
+def _range(text: str) -> range:
+    first, _, last = text.partition("-")
+    return range(int(first), int(last or first) + 1)
 
 
 class Agents(_Section):

@@ -239,7 +239,10 @@ class _Edge:
     async def _open_udp(self) -> None:
         try:
             await self._nursery.start(
-                self._media.serve, self._config.listen.addresses, self._udp_ports
+                self._media.serve,
+                self._config.listen.addresses,
+                self._udp_ports,
+                self._config.listen.own_udp_port_range,
             )
         except OSError as error:
             raise StartFailed(
@@ -304,19 +307,21 @@ class _Edge:
         last_seen_at = None
         if kind is Flow.CONTROL and session.control_client is not None:
             last_seen_at = Endpoint(*session.control_client)
+        own_port = session.own_udp_ports.get(kind)
         self._media.add(
             ClientFlow(
                 session=session.id,
                 kind=kind,
                 secret=terms.edge_secret,
                 client_address=session.client_address,
-                translation=_translation(terms),
+                translation=_translation(terms, alone=own_port is not None),
                 open_channel=open_channel,
                 silence_timeout_s=self._config.sessions.client_silence_timeout_s,
                 tunnel_grace_s=self._config.sessions.tunnel_grace_s,
                 last_seen_at=last_seen_at,
                 on_bound=note_client,
                 kbps=session.kbps if kind is Flow.VIDEO else None,
+                own_port=own_port,
             )
         )
 
@@ -330,12 +335,12 @@ class _Edge:
             self._nursery.start_soon(self._keeper.pause, session, str(end))
 
 
-def _translation(terms: FlowTerms) -> Translation:
+def _translation(terms: FlowTerms, *, alone: bool) -> Translation:
     if isinstance(terms.edge_secret, str):
         host_payload = terms.host_secret if isinstance(terms.host_secret, str) else None
-        return PingTranslation(terms.edge_secret, host_payload)
+        return PingTranslation(terms.edge_secret, host_payload, without_payload=alone)
     host_data = terms.host_secret if isinstance(terms.host_secret, int) else None
-    return ConnectTranslation(terms.edge_secret, host_data)
+    return ConnectTranslation(terms.edge_secret, host_data, without_data=alone)
 
 
 async def _serve_admin(

@@ -3,8 +3,8 @@
 A client obeys the port of its ``sessionUrl0`` always, and repeats the URL's host only at high
 bitrates (``protocol.md`` §5). So the label decides where it is present, and must then agree with
 the port; else the port together with the client's address decides, and only if exactly one
-session fits. What stays ambiguous is refused, never guessed: a guess would hand one player's
-stream to another.
+session fits (`proxy.sessions.SessionTable` sees to it that one does). What stays ambiguous is
+refused, never guessed: a guess would hand one player's stream to another.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import enum
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from proxy.sessions import Session, SessionState
+from proxy.sessions import Session, SessionState, is_label
 
 
 class NoMatch(enum.StrEnum):
@@ -27,6 +27,9 @@ class NoMatch(enum.StrEnum):
 
     WRONG_PORT = "label_of_another_port"
     """The label is a session's, but that session was told another port."""
+
+    ENDED = "session_ended"
+    """The label can only be that of a session that is no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,9 @@ def match_rtsp(
             and now - session.since <= launch_window_s
         ):
             candidates.append(session)
+    if is_label(origin.host):
+        # Whoever awaits its handshake at that port, it is not the one who is meant.
+        return NoMatch.ENDED
     if len(candidates) == 1:
         return candidates[0]
     return NoMatch.AMBIGUOUS if candidates else NoMatch.UNKNOWN

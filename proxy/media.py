@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TypeVar
+from functools import partial
 
 import structlog
 import trio
@@ -21,11 +21,11 @@ from moonlight.enet import connect_data
 from moonlight.flows import Flow
 from moonlight.ping import parse_ping
 from proxy.client_flow import ClientFlow, FlowEnd
+from proxy.flow_table import Door, FlowTable, NoFlow
 from proxy.sessions import SessionId
-from proxy.udp_port import Arrival, Endpoint, UdpPort
+from proxy.udp_port import Arrival, UdpPort
 
 _log = structlog.get_logger()
-_Key = TypeVar("_Key")
 
 
 @dataclass(slots=True)
@@ -45,11 +45,9 @@ class Media:
     ) -> None:
         self._nursery = nursery
         self._on_end = on_end
-        self._by_secret: dict[tuple[Flow, str | int], ClientFlow] = {}
+        self._table: FlowTable[ClientFlow] = FlowTable()
         self._running: dict[tuple[SessionId, Flow], _Running] = {}
         self._ended: dict[tuple[SessionId, Flow], ClientFlow] = {}
-        self._unclaimed: dict[Endpoint, ClientFlow] = {}
-        """Control flows of an earlier edge process, by where their clients were then."""
         self.dropped: Counter[str] = Counter()
         """Datagrams of strangers, of unproven clients and of flows that ended, by reason."""
 
@@ -57,10 +55,13 @@ class Media:
         self,
         addresses: Iterable[str],
         ports: dict[Flow, int],
+        own_ports: Iterable[int] = (),
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Listen for every flow at its port on all addresses, until cancelled.
+
+        Each of `own_ports` may be the port of one flow alone.
 
         Raises:
             OSError: an address or port cannot be had.
@@ -68,11 +69,15 @@ class Media:
         """
         opened: list[tuple[UdpPort, Callable[[Arrival], None]]] = []
         with ExitStack() as closing:
+            doors: list[tuple[Door, int]] = [
+                *ports.items(),
+                *((number, number) for number in own_ports),
+            ]
             for address in addresses:
-                for flow, number in ports.items():
+                for door, number in doors:
                     port = UdpPort(address, number)
                     closing.callback(port.close)
-                    opened.append((port, self._handler(flow)))
+                    opened.append((port, self._handler(door)))
             async with trio.open_nursery() as nursery:
                 for port, handler in opened:
                     nursery.start_soon(port.run, handler)
@@ -84,9 +89,7 @@ class Media:
         self._ended.pop((flow.session, flow.kind), None)
         running = _Running(flow)
         self._running[flow.session, flow.kind] = running
-        self._by_secret[flow.kind, flow.secret] = flow
-        if flow.kind is Flow.CONTROL and flow.last_seen_at is not None:
-            self._unclaimed[flow.last_seen_at] = flow
+        self._table.add(flow)
         self._nursery.start_soon(self._run, running)
 
     def set_rate(self, session: SessionId, kbps: int) -> None:
@@ -128,16 +131,14 @@ class Media:
         if running is not None:
             self.dropped.update(running.flow.drops())
             self._ended[session, kind] = running.flow
-            _forget(self._by_secret, (kind, running.flow.secret), running.flow)
-            if running.flow.last_seen_at is not None:
-                _forget(self._unclaimed, running.flow.last_seen_at, running.flow)
+            self._table.remove(running.flow)
             running.cancel.cancel()
 
     async def _run(self, running: _Running) -> None:
         flow = running.flow
         with running.cancel:
             try:
-                end = await flow.run(on_stray=self._handler(flow.kind))
+                end = await flow.run(on_stray=self._handler(flow.own_port or flow.kind))
             except Exception:
                 # Whatever it was, the other sessions of this edge have nothing to do with it.
                 _log.exception("flow_failed", session=flow.session, flow=str(flow.kind))
@@ -146,56 +147,22 @@ class Media:
                 self._stop(flow.session, flow.kind)
                 self._on_end(flow.session, flow.kind, end)
 
-    def _handler(self, kind: Flow) -> Callable[[Arrival], None]:
+    def _handler(self, door: Door) -> Callable[[Arrival], None]:
         """Return what takes a datagram that has no flow's own socket to arrive at."""
-        if kind is Flow.CONTROL:
-            return self._on_control
-        return lambda arrival: self._on_ping(kind, arrival)
+        return partial(self._on_arrival, door)
 
-    def _on_ping(self, kind: Flow, arrival: Arrival) -> None:
-        ping = parse_ping(arrival.datagram)
-        if ping is None:
+    def _on_arrival(self, door: Door, arrival: Arrival) -> None:
+        ping = None if door is Flow.CONTROL else parse_ping(arrival.datagram)
+        if ping is not None:
+            found = self._table.of_ping(ping, arrival.client, door)
+        elif door in (Flow.VIDEO, Flow.AUDIO):
             self.dropped["not_a_ping"] += 1
-        elif ping.payload is None:
-            self.dropped["ping_without_payload"] += 1
-        else:
-            self._offer(self._by_secret.get((kind, ping.payload)), arrival)
-
-    def _on_control(self, arrival: Arrival) -> None:
-        data = connect_data(arrival.datagram)
-        if data is None:
-            self._on_control_midway(arrival)
             return
-        flow = self._by_secret.get((Flow.CONTROL, data))
-        if flow is not None and not self._has_proven(flow, arrival.client.ip):
-            # 32 bits can be guessed by flooding; an address known by other means cannot.
-            self.dropped["control_from_unproven_address"] += 1
-            return
-        self._offer(flow, arrival)
-
-    def _on_control_midway(self, arrival: Arrival) -> None:
-        """Take up a connection that an earlier edge process carried, from where it came then."""
-        flow = self._unclaimed.pop(arrival.client, None)
-        if flow is None:
-            self.dropped["control_of_unknown"] += 1
+        elif (data := connect_data(arrival.datagram)) is not None:
+            found = self._table.of_connect(data, arrival.client, door)
         else:
-            self._offer(flow, arrival)
-
-    def _has_proven(self, control: ClientFlow, ip: str) -> bool:
-        return ip == control.client_address or any(
-            running.flow.bound_to is not None and running.flow.bound_to.ip == ip
-            for (session, _), running in self._running.items()
-            if session == control.session
-        )
-
-    def _offer(self, flow: ClientFlow | None, arrival: Arrival) -> None:
-        if flow is None:
-            self.dropped["unknown_secret"] += 1
-        elif not flow.offer(arrival):
+            found = self._table.of_midway(arrival.client)
+        if isinstance(found, NoFlow):
+            self.dropped[found] += 1
+        elif not found.offer(arrival):
             self.dropped["rebinding_too_often"] += 1
-
-
-def _forget(table: dict[_Key, ClientFlow], key: _Key, flow: ClientFlow) -> None:
-    """Take a flow out of a table, unless its place has gone to another."""
-    if table.get(key) is flow:
-        del table[key]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -33,7 +32,7 @@ from proxy.hosts import HostRequest
 from proxy.keyed_locks import KeyedLocks
 from proxy.launching import Launcher
 from proxy.session_keeper import SessionKeeper
-from proxy.sessions import Session, SessionId, SessionState, StreamKey
+from proxy.sessions import Session, SessionId, SessionPorts, SessionState, StreamKey, new_label
 
 _log = structlog.get_logger()
 
@@ -43,7 +42,8 @@ resume_timeout_s: Final = 25.0
 agent_return_timeout_s: Final = 5.0
 # How long work of the edge's own waits for a client's request to end.
 served_timeout_s: Final = 1.0
-_label_bytes: Final = 10
+# Clients that say less may be older than ping payloads, and be known by their ports alone.
+corever_of_payloads: Final = 1
 
 
 class Play:
@@ -176,6 +176,7 @@ class Play:
         intent = LaunchIntent(client, app.title, self._fleet.locate(address), access.regions)
         launched = await self._launcher.launch(client, intent, request)
         try:
+            ports = self._ports(client, address, request)
             session = Session(
                 id=launched.session,
                 client=client,
@@ -186,8 +187,9 @@ class Play:
                 mode="{}x{}x{}".format(*request.mode),
                 key=StreamKey(request.rikey, request.rikeyid),
                 corever=request.corever,
-                label=secrets.token_hex(_label_bytes),
-                rtsp_port=self._rtsp_port(address, launched.session),
+                label=new_label(),
+                rtsp_port=ports.rtsp,
+                own_udp_ports=ports.own_udp,
                 host_rtsp=launched.host_rtsp,
                 state=SessionState.LAUNCHED,
                 since=trio.current_time(),
@@ -233,22 +235,26 @@ class Play:
         if self._sessions.get(session.id) is not session:
             await self._host_apps.undo(session.client, session.backend, session.id)
             raise Refused(503, "session_ended", f'"{session.app_title}" has just been ended.')
-        rtsp_port = self._rtsp_port(address, session.id)
+        ports = self._ports(session.client, address, request)
         session.key, session.corever = StreamKey(request.rikey, request.rikeyid), request.corever
-        await self.keeper.begin_anew(session, address, host_url, rtsp_port)
+        await self.keeper.begin_anew(session, address, host_url, ports)
         return _own_url(session)
 
     async def _as_host_query(self, session: Session, request: LaunchRequest) -> Query:
         app = await self._app(request, everything)
         return request.to_query(app_id=app.offers.get(session.backend))
 
-    def _rtsp_port(self, address: str, session_id: SessionId) -> int:
+    def _ports(self, client: ClientId, address: str, request: LaunchRequest) -> SessionPorts:
+        old = request.corever < corever_of_payloads
         try:
-            return self._sessions.choose_rtsp_port(address, for_session=session_id)
+            ports = self._sessions.choose_ports(client, address, trio.current_time(), own_udp=old)
         except LookupError as error:
             raise Refused(
-                503, "no_rtsp_port", "Too many people play from your network at once."
+                503, "no_rtsp_port", "Too many people begin to play from your network at once."
             ) from error
+        if old and not ports.own_udp:
+            _log.warning("no_own_udp_ports_left", client=client[:12], client_address=address)
+        return ports
 
     async def _is_lost(self, session: Session) -> bool:
         """Tell whether a session's backend is gone; an agent may just be dialling anew."""

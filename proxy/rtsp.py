@@ -188,7 +188,7 @@ class RtspProxy:
         terms = FlowTerms(host_port, edge_secret, host_secret)
         self._start_flow(session, flow, terms)
         await self._keeper.note_flow(session, flow, terms)
-        own = answer.with_transport_port(self._udp_ports[flow])
+        own = answer.with_transport_port(session.own_udp_ports.get(flow, self._udp_ports[flow]))
         if isinstance(edge_secret, str):
             return own.with_ping_payload(edge_secret)
         return own.with_connect_data(edge_secret)

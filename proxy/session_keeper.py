@@ -17,7 +17,15 @@ from moonlight.launch import RtspUrl
 from proxy.config import ProxyConfig
 from proxy.fleet import Fleet
 from proxy.session_records import from_record, to_record
-from proxy.sessions import FlowTerms, Session, SessionId, SessionState, SessionTable
+from proxy.sessions import (
+    FlowTerms,
+    PortRules,
+    Session,
+    SessionId,
+    SessionPorts,
+    SessionState,
+    SessionTable,
+)
 
 _log = structlog.get_logger()
 
@@ -55,7 +63,8 @@ class SessionKeeper:
         self._launch_window_s = config.sessions.launch_window_s
         self._fewer = trio.Event()
         self._undeleted: set[SessionId] = set()
-        self.table = SessionTable(config.listen.rtsp_port_range)
+        listen = config.listen
+        self.table = SessionTable(PortRules(listen.rtsp_port_range, listen.own_udp_port_range))
 
     async def begin(self, session: Session) -> None:
         """Take up a session that its host has launched.
@@ -71,7 +80,7 @@ class SessionKeeper:
             # Last, so that no session stays in the store that is none.
             await self._store.add_session(to_record(session))
         except BaseException:
-            self.table.remove(session.id)
+            self.table.remove(session.id, trio.current_time())
             # What timed out may be written all the same.
             self._undeleted.add(session.id)
             raise
@@ -88,17 +97,15 @@ class SessionKeeper:
         )
 
     async def begin_anew(
-        self, session: Session, address: str, host_rtsp: RtspUrl, rtsp_port: int
+        self, session: Session, address: str, host_rtsp: RtspUrl, ports: SessionPorts
     ) -> None:
         """Let a session that its host resumed have a new handshake, from `address`."""
         self._flows.stop(session.id)
         session.flows.clear()
         session.control_client = None
         session.kbps = None
-        session.client_address = address
         session.host_rtsp = host_rtsp
-        session.rtsp_port = rtsp_port
-        session.move_to(SessionState.LAUNCHED, trio.current_time())
+        self.table.await_handshake(session, address, ports, trio.current_time())
         _log.info("session_resumed", session=session.id, rtsp_port=session.rtsp_port)
         await self._write(session)
 
@@ -107,7 +114,7 @@ class SessionKeeper:
         session = self.table.get(session_id)
         if session is not None and session.state is not SessionState.PAUSED:
             self._flows.stop(session.id)
-            session.move_to(SessionState.PAUSED, trio.current_time())
+            self.table.move(session, SessionState.PAUSED, trio.current_time())
             self._note_fewer()
             _log.info("session_paused", session=session.id, why=why)
             await self._write(session)
@@ -122,7 +129,7 @@ class SessionKeeper:
     async def end(self, session: Session, why: str) -> None:
         """Forget a session and stop its media; more than once does no harm."""
         self._flows.forget(session.id)
-        if self.table.remove(session.id) is None:
+        if self.table.remove(session.id, trio.current_time()) is None:
             return
         self._fleet.release(session.reservation)
         self._note_fewer()
@@ -168,7 +175,7 @@ class SessionKeeper:
 
     async def note_streaming(self, session: Session) -> None:
         """Note that the host accepted PLAY."""
-        session.move_to(SessionState.STREAMING, trio.current_time())
+        self.table.move(session, SessionState.STREAMING, trio.current_time())
         _log.info("session_streaming", session=session.id, backend=session.backend)
         await self._write(session)
 

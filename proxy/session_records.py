@@ -30,6 +30,7 @@ class _Details(msgspec.Struct, frozen=True):
     flows: dict[str, tuple[int, str | int, str | int | None]]
     control_client: tuple[str, int] | None = None
     kbps: int | None = None
+    own_udp_ports: dict[str, int] = {}
 
     def __repr__(self) -> str:
         return "_Details(…)"
@@ -54,6 +55,7 @@ def to_record(session: Session) -> SessionRecord:
         },
         control_client=session.control_client,
         kbps=session.kbps,
+        own_udp_ports={str(flow): port for flow, port in session.own_udp_ports.items()},
     )
     return SessionRecord(
         id=session.id,
@@ -94,6 +96,7 @@ def from_record(record: SessionRecord, reservation: Reservation, *, now: float) 
         flows={Flow(name): FlowTerms(*terms) for name, terms in details.flows.items()},
         control_client=details.control_client,
         kbps=details.kbps,
+        own_udp_ports={Flow(name): port for name, port in details.own_udp_ports.items()},
         started_at=record.started_at,
         updated_at=record.updated_at,
     )

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import enum
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import NewType
+from typing import Final, NewType
 
 from backends.model import BackendId
 from backends.slots import Reservation
 from moonlight.flows import Flow
 from moonlight.identity import ClientId
 from moonlight.launch import RtspUrl
+from proxy.port_pool import PortPool
 
 SessionId = NewType("SessionId", str)
 
 _ID_BYTES = 12
+_LABEL_BYTES: Final = 10
+# An old client that wanders to another address still pings the ports it was told.
+_any_address: Final = ""
+_label: Final = re.compile(r"[0-9a-f]{20}")
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -75,6 +81,7 @@ class Session:
     label: str = field(repr=False)
     """Host text of the session's own ``sessionUrl0``: unique, unguessable, a valid DNS label."""
     rtsp_port: int
+    """Where its handshake is expected; among those of its address no other has it meanwhile."""
     host_rtsp: RtspUrl
     state: SessionState
     since: float
@@ -84,16 +91,45 @@ class Session:
     flows: dict[Flow, FlowTerms] = field(default_factory=dict)
     kbps: int | None = None
     """The bitrate that the client asked for, once it has said so."""
+    own_udp_ports: dict[Flow, int] = field(default_factory=dict)
+    """UDP ports that no other session has; empty: it shares those of all."""
     control_client: tuple[str, int] | None = None
     """Where the client's control connection comes from: IP address and UDP port."""
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     updated_at: datetime = _NEVER
     """Of its last record: each is later than the one before, whatever the clock does."""
 
-    def move_to(self, state: SessionState, now: float) -> None:
-        """Enter a state; entering the present one again only renews its time."""
-        self.state = state
-        self.since = now
+
+@dataclass(frozen=True, slots=True)
+class SessionPorts:
+    """What a session tells its client beside the ports that all share."""
+
+    rtsp: int
+    own_udp: dict[Flow, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PortRules:
+    """Which ports there are to tell sessions apart by.
+
+    For as long as `rest_s` after a port's use nothing that was sent to it can still come: a client
+    gives up on its handshake, and stops to ping a host that does not answer, long before.
+    """
+
+    rtsp: range
+    """The first one is what all get for as long as nothing is ambiguous."""
+    own_udp: range
+    rest_s: float = 180.0
+
+
+def new_label(token_hex: Callable[[int], str] = secrets.token_hex) -> str:
+    """Return an unguessable host text for a session's URL, which is a valid DNS label."""
+    return token_hex(_LABEL_BYTES)
+
+
+def is_label(text: str) -> bool:
+    """Tell whether a host text can only be a session's label, be that session known or not."""
+    return _label.fullmatch(text) is not None
 
 
 def new_session_id(token_hex: Callable[[int], str] = secrets.token_hex) -> SessionId:
@@ -102,12 +138,16 @@ def new_session_id(token_hex: Callable[[int], str] = secrets.token_hex) -> Sessi
 
 
 class SessionTable:
-    """All sessions of the edge: one a client, found by id, client, label, address and port."""
+    """The sessions by what finds them, and the ports that tell those of one address apart.
 
-    def __init__(self, rtsp_ports: range) -> None:
+    All times are seconds of the edge's clock.
+    """
+
+    def __init__(self, ports: PortRules) -> None:
         self._by_id: dict[SessionId, Session] = {}
         self._by_client: dict[ClientId, SessionId] = {}
-        self._rtsp_ports = rtsp_ports
+        self._rtsp_ports = PortPool(ports.rtsp, ports.rest_s)
+        self._own_udp_ports = PortPool(ports.own_udp, ports.rest_s)
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -129,40 +169,70 @@ class SessionTable:
         session = self.of_client(client)
         return 0 if session is None else session.app_id
 
+    def choose_ports(
+        self, client: ClientId, address: str, now: float, *, own_udp: bool
+    ) -> SessionPorts:
+        """Return the ports that a client's next handshake is told.
+
+        Below 15 Mbit/s a client's RTSP says ``0.0.0.0``, and only the port tells it from others
+        of its address (``protocol.md`` §5). With `own_udp` there are ports for each flow as well,
+        or the shared ones where the pool has none left: a client that sends its payloads plays
+        over those, and one that does not is refused there.
+
+        Raises:
+            LookupError: every RTSP port is, or was just now, another client's of that address.
+
+        """
+        (rtsp,) = self._rtsp_ports.choose(address, client, now)
+        if not own_udp:
+            return SessionPorts(rtsp)
+        flows = tuple(Flow)
+        try:
+            own = self._own_udp_ports.choose(_any_address, client, now, len(flows))
+        except LookupError:
+            return SessionPorts(rtsp)
+        return SessionPorts(rtsp, dict(zip(flows, own, strict=True)))
+
     def add(self, session: Session) -> None:
         """Take up a session; the caller has ended the client's former one."""
         if session.client in self._by_client:
             raise ValueError(f"client {session.client[:12]} has a session already")
         self._by_id[session.id] = session
         self._by_client[session.client] = session.id
+        self._hold_ports(session)
 
-    def remove(self, session_id: SessionId) -> Session | None:
+    def remove(self, session_id: SessionId, now: float) -> Session | None:
         """Forget a session, if it is still known."""
         session = self._by_id.pop(session_id, None)
         if session is not None:
             del self._by_client[session.client]
+            self._rest_ports(session, now, own_udp=True)
         return session
 
-    def choose_rtsp_port(self, client_address: str, *, for_session: SessionId) -> int:
-        """Return the RTSP port that the next handshake of a session is told.
+    def await_handshake(
+        self, session: Session, address: str, ports: SessionPorts, now: float
+    ) -> None:
+        """Let a session have a new handshake, from `address` and at `ports`."""
+        self._rest_ports(session, now, own_udp=True)
+        session.client_address = address
+        session.rtsp_port, session.own_udp_ports = ports.rtsp, ports.own_udp
+        session.state, session.since = SessionState.LAUNCHED, now
+        self._hold_ports(session)
 
-        That is the shared (first) port while no other session of the same client address could
-        be confused with it: below 15 Mbit/s a client's RTSP says ``0.0.0.0`` and only the port
-        tells sessions apart (see ``protocol.md`` §5). Otherwise it is a port that no session of
-        that address has.
+    def move(self, session: Session, state: SessionState, now: float) -> None:
+        """Let a session stream or pause; entering its state again only renews its time."""
+        session.state, session.since = state, now
+        self._rest_ports(session, now, own_udp=state is SessionState.PAUSED)
 
-        Raises:
-            LookupError: every port of the pool is taken by a session of that address.
+    def _hold_ports(self, session: Session) -> None:
+        client, address = session.client, session.client_address
+        if session.state is SessionState.LAUNCHED:
+            self._rtsp_ports.hold(address, client, [session.rtsp_port])
+        if session.state is not SessionState.PAUSED:
+            self._own_udp_ports.hold(_any_address, client, session.own_udp_ports.values())
 
-        """
-        taken = {
-            session.rtsp_port
-            for session in self._by_id.values()
-            if session.client_address == client_address
-            and session.id != for_session
-            and session.state is not SessionState.PAUSED
-        }
-        for port in self._rtsp_ports:
-            if port not in taken:
-                return port
-        raise LookupError(f"all {len(self._rtsp_ports)} RTSP ports are in use by that address")
+    def _rest_ports(self, session: Session, now: float, *, own_udp: bool) -> None:
+        client, address = session.client, session.client_address
+        self._rtsp_ports.rest(address, client, [session.rtsp_port], now)
+        if own_udp:
+            self._own_udp_ports.rest(_any_address, client, session.own_udp_ports.values(), now)

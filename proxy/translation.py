@@ -11,11 +11,14 @@ from __future__ import annotations
 import enum
 import hmac
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from moonlight.enet import CommandKind, connect_data, parse_packet, rewrite_connect_data
 from moonlight.errors import ProtocolError
 from moonlight.ping import build_ping, parse_ping
+
+no_connect_data: Final = 0
+"""What the CONNECT of a client says that was given no data, or does not know of it."""
 
 
 class UplinkDrop(enum.StrEnum):
@@ -41,15 +44,18 @@ class PingTranslation:
     edge_payload: str = field(repr=False)
     host_payload: str | None = field(repr=False)
     """None: the host is of the kind that knows only the four bytes ``PING``."""
+    without_payload: bool = False
+    """The flow has a port of its own, so that pings of old clients, without payload, are its."""
 
     def to_host(self, datagram: bytes) -> bytes | UplinkDrop:
         """Return the ping with the host's payload, its counter kept."""
         ping = parse_ping(datagram)
         if ping is None:
             return UplinkDrop.NOT_A_PING
-        if ping.payload is None or not hmac.compare_digest(
-            ping.payload.encode(), self.edge_payload.encode()
-        ):
+        if ping.payload is None:
+            if not self.without_payload:
+                return UplinkDrop.WRONG_PAYLOAD
+        elif not hmac.compare_digest(ping.payload.encode(), self.edge_payload.encode()):
             return UplinkDrop.WRONG_PAYLOAD
         return build_ping(self.host_payload, ping.counter)
 
@@ -61,6 +67,8 @@ class ConnectTranslation:
     edge_data: int = field(repr=False)
     host_data: int | None = field(repr=False)
     """None: the host gave none and ignores what it gets."""
+    without_data: bool = False
+    """The flow has a port of its own, so that an old client's CONNECT, without data, is its."""
 
     def to_host(self, datagram: bytes) -> bytes | UplinkDrop:
         """Return the datagram, with the host's connect data if it is a CONNECT."""
@@ -69,7 +77,7 @@ class ConnectTranslation:
         data = connect_data(datagram)
         if data is None:
             return datagram
-        if data != self.edge_data:
+        if data != self.edge_data and not (self.without_data and data == no_connect_data):
             return UplinkDrop.WRONG_CONNECT_DATA
         return rewrite_connect_data(datagram, self.host_data or 0)
 

@@ -82,7 +82,7 @@ def test_every_mistake_is_told_at_once_with_its_place(tmp_path: Path) -> None:
     [
         ("[listen]\nhttp_port = 48011", "listen", "overlap"),
         ("[listen]\nhttps_port = 47989", "listen", "overlap"),
-        ("[listen]\nvideo_port = 47999", "listen", "must differ"),
+        ("[listen]\nvideo_port = 47999", "listen", "overlap"),
         ('[agents]\nprivate_key = "k.pem"', "agents", "belong together"),
         ("[listen]\naddresses = []", "listen.addresses", "at least 1"),
         ('hostname = "with space"', "hostname", "host name"),

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from proxy_fakes import session
 
 from proxy.matching import NoMatch, RtspOrigin, match_rtsp
-from proxy.sessions import Session, SessionState
+from proxy.sessions import Session, SessionState, new_label
 
 WINDOW = 30.0
 
@@ -61,6 +61,10 @@ def test_without_a_label_port_and_address_decide() -> None:
 )
 def test_sessions_that_cannot_be_meant_do_not_make_a_message_ambiguous(other: Session) -> None:
     assert matched(of("192.0.2.1"), session("a"), other) == "a"
+
+
+def test_a_label_of_no_session_is_never_taken_for_the_session_that_awaits_one_there() -> None:
+    assert matched(of("192.0.2.1", new_label()), session("a")) is NoMatch.ENDED
 
 
 def test_two_sessions_that_fit_are_refused() -> None:

@@ -105,13 +105,14 @@ def flow(
     silence_timeout_s: float = 30.0,
     tunnel_grace_s: float = 30.0,
     last_seen_at: Endpoint | None = None,
+    own_port: int | None = None,
 ) -> ClientFlow:
     secret = SECRETS[name] if secret is None else secret
     translation: Translation
     if isinstance(secret, str):
-        translation = PingTranslation(secret, HOST_SECRET)
+        translation = PingTranslation(secret, HOST_SECRET, without_payload=own_port is not None)
     else:
-        translation = ConnectTranslation(secret, 99)
+        translation = ConnectTranslation(secret, 99, without_data=own_port is not None)
     return ClientFlow(
         session=SessionId(name),
         kind=kind,
@@ -122,6 +123,7 @@ def flow(
         silence_timeout_s=silence_timeout_s,
         tunnel_grace_s=tunnel_grace_s,
         last_seen_at=last_seen_at,
+        own_port=own_port,
     )
 
 
@@ -164,9 +166,10 @@ class Client:
 class Edge:
     """`Media` at ports of its own."""
 
-    def __init__(self, media: Media, ports: dict[Flow, int]) -> None:
+    def __init__(self, media: Media, ports: dict[Flow, int], own_port: int) -> None:
         self.media = media
         self.ports = ports
+        self.own_port = own_port
         self.ended: list[tuple[SessionId, Flow, FlowEnd]] = []
         self.end = trio.Event()
         self.clients: list[Client] = []
@@ -175,8 +178,11 @@ class Edge:
         self.ended.append((session, kind, end))
         self.end.set()
 
-    async def client(self, kind: Flow = Flow.VIDEO, ip: str = LOOPBACK) -> Client:
-        self.clients.append(await Client(self.ports[kind], ip).open())
+    async def client(
+        self, kind: Flow = Flow.VIDEO, ip: str = LOOPBACK, *, own: bool = False
+    ) -> Client:
+        port = self.own_port if own else self.ports[kind]
+        self.clients.append(await Client(port, ip).open())
         return self.clients[-1]
 
 
@@ -199,9 +205,10 @@ async def running() -> AsyncIterator[Edge]:
         def on_end(session: SessionId, kind: Flow, end: FlowEnd) -> None:
             edge.on_end(session, kind, end)
 
-        ports = dict(zip(Flow, free_ports(3), strict=True))
-        edge = Edge(Media(nursery, on_end=on_end), ports)
-        await nursery.start(edge.media.serve, ["0.0.0.0"], ports)
+        own_port, *shared = free_ports(4)
+        ports = dict(zip(Flow, shared, strict=True))
+        edge = Edge(Media(nursery, on_end=on_end), ports, own_port)
+        await nursery.start(edge.media.serve, ["0.0.0.0"], ports, [own_port])
         yield edge
         for client in edge.clients:
             client.socket.close()
@@ -431,8 +438,25 @@ async def test_a_client_that_falls_silent_ends_the_flow_and_its_secret_is_worth_
     edge.media.forget(SessionId("a"))
     assert edge.media.flows_of(SessionId("a")) == []
     assert not edge.media._running
-    assert not edge.media._by_secret
+    assert len(edge.media._table) == 0
     assert not edge.media._ended
+
+
+async def test_an_old_client_is_known_by_the_port_that_only_it_was_told(
+    edge: Edge, tunnels: Tunnels
+) -> None:
+    edge.media.add(flow(tunnels, own_port=edge.own_port))
+    stranger = await edge.client(ip="127.0.0.2", own=True)
+    await stranger.send(b"PING")
+    await until(lambda: edge.media.dropped["ping_without_payload"] == 1)
+    client = await edge.client(own=True)
+    await client.send(b"PING")
+    channel = await tunnels.channel()
+    (ping,) = await channel.until_host_heard(1)
+    assert ping.startswith(HOST_SECRET.encode())
+    channel.from_host(b"picture")
+    assert await client.receive() == b"picture"
+    assert stranger.nothing_came()
 
 
 async def test_a_flow_that_fails_harms_no_other(edge: Edge, tunnels: Tunnels) -> None:

@@ -590,7 +590,7 @@ async def test_a_resume_without_a_port_left_changes_nothing(
     def none_left(*_: object, **__: object) -> int:
         raise LookupError
 
-    monkeypatch.setattr(play.keeper.table, "choose_rtsp_port", none_left)
+    monkeypatch.setattr(play.keeper.table, "choose_ports", none_left)
     assert (await refusal(play.resume(PHONE, "x", launch_query(GAME)))).reason == "no_rtsp_port"
     assert to_record(one).details == before
     assert flows.stopped == []
@@ -602,7 +602,7 @@ async def test_a_launch_without_a_port_left_is_undone(
     def none_left(*_: object, **__: object) -> int:
         raise LookupError
 
-    monkeypatch.setattr(play.keeper.table, "choose_rtsp_port", none_left)
+    monkeypatch.setattr(play.keeper.table, "choose_ports", none_left)
     assert (await refusal(play.launch(PHONE, HOME, launch_query(GAME)))).reason == "no_rtsp_port"
     assert host.paths == ["/launch", "/cancel"]
     assert nothing_left(play, fleet, store)
@@ -832,7 +832,7 @@ async def test_a_session_that_ends_amid_its_resume_is_ended_at_its_host(
 ) -> None:
     await play.launch(PHONE, HOME, launch_query(DESKTOP))
     (one,) = play.keeper.table
-    host.then["/resume"] = lambda: play.keeper.table.remove(one.id)
+    host.then["/resume"] = lambda: play.keeper.table.remove(one.id, 0)
     assert (
         await refusal(play.resume(PHONE, HOME, launch_query(DESKTOP)))
     ).reason == "session_ended"

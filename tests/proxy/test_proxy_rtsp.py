@@ -277,7 +277,7 @@ async def test_an_answer_for_a_session_that_has_moved_on_starts_nothing(
 ) -> None:
     def meanwhile(_: bytes) -> bytes:
         if how == "ended":
-            stage.play.keeper.table.remove(stage.session.id)
+            stage.play.keeper.table.remove(stage.session.id, 0)
         else:
             stage.session.host_rtsp = session(host_rtsp="rtsp://203.0.113.77:1").host_rtsp
         return ok(("Transport", "server_port=1"))

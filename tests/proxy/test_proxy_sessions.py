@@ -1,17 +1,33 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from proxy_fakes import session
 
-from proxy.sessions import FlowTerms, SessionId, SessionState, SessionTable, new_session_id
+from moonlight.flows import Flow
+from moonlight.identity import ClientId
+from proxy.port_pool import PortPool
+from proxy.sessions import (
+    FlowTerms,
+    PortRules,
+    SessionId,
+    SessionPorts,
+    SessionState,
+    SessionTable,
+    is_label,
+    new_label,
+    new_session_id,
+)
 
 PORTS = range(48010, 48013)
+OWN = range(48074, 48080)
+REST_S = 60.0
+HOME = "192.0.2.1"
 
 
 def table(*sessions: object) -> SessionTable:
-    made = SessionTable(PORTS)
+    made = SessionTable(PortRules(PORTS, OWN, REST_S))
     for one in sessions:
         made.add(one)  # type: ignore[arg-type]
     return made
@@ -31,8 +47,8 @@ def test_a_session_is_found_by_id_client_and_backend() -> None:
 def test_a_removed_session_is_found_by_nothing_and_its_client_may_have_another() -> None:
     first = session("a", client="x")
     sessions = table(first)
-    assert sessions.remove(first.id) is first
-    assert sessions.remove(first.id) is None
+    assert sessions.remove(first.id, 0.0) is first
+    assert sessions.remove(first.id, 0.0) is None
     assert sessions.of_client(first.client) is None
     sessions.add(session("b", client="x"))
 
@@ -47,53 +63,116 @@ def test_a_client_has_one_session() -> None:
 def test_a_table_may_change_while_it_is_walked() -> None:
     sessions = table(session("a"), session("b"))
     for one in sessions:
-        sessions.remove(one.id)
+        sessions.remove(one.id, 0.0)
     assert len(sessions) == 0
 
 
+def rtsp_port(sessions: SessionTable, client: str, address: str = HOME, now: float = 0.0) -> int:
+    return sessions.choose_ports(ClientId(client), address, now, own_udp=False).rtsp
+
+
 def test_the_first_port_is_shared_by_clients_of_different_addresses() -> None:
-    sessions = table(session("a", address="192.0.2.1"))
-    assert sessions.choose_rtsp_port("192.0.2.2", for_session=SessionId("b")) == 48010
+    sessions = table(session("a", address=HOME))
+    assert rtsp_port(sessions, "b", "192.0.2.2") == 48010
 
 
 def test_a_second_session_of_an_address_gets_a_port_of_its_own() -> None:
     sessions = table(session("a"), session("b", port=48011))
-    assert sessions.choose_rtsp_port("192.0.2.1", for_session=SessionId("c")) == 48012
+    assert rtsp_port(sessions, "c") == 48012
 
 
-def test_a_streaming_session_keeps_its_port_but_a_paused_one_does_not() -> None:
-    streaming = table(session("a", state=SessionState.STREAMING))
-    assert streaming.choose_rtsp_port("192.0.2.1", for_session=SessionId("b")) == 48011
-    paused = table(session("a", state=SessionState.PAUSED))
-    assert paused.choose_rtsp_port("192.0.2.1", for_session=SessionId("b")) == 48010
+@pytest.mark.parametrize("state", [SessionState.STREAMING, SessionState.PAUSED])
+def test_a_port_rests_after_its_handshake_and_is_free_for_others_then(state: SessionState) -> None:
+    one = session("a")
+    sessions = table(one)
+    sessions.move(one, state, 100.0)
+    assert rtsp_port(sessions, "b", now=100.0 + REST_S - 0.1) == 48011
+    assert rtsp_port(sessions, "b", now=100.0 + REST_S) == 48010
 
 
-def test_a_session_does_not_stand_in_its_own_way() -> None:
-    sessions = table(session("a", port=48010))
-    assert sessions.choose_rtsp_port("192.0.2.1", for_session=SessionId("a")) == 48010
+def test_a_port_rests_after_its_session_has_ended_too() -> None:
+    one = session("a")
+    sessions = table(one)
+    sessions.remove(one.id, 100.0)
+    assert rtsp_port(sessions, "b", now=101.0) == 48011
+    assert rtsp_port(sessions, "b", now=100.0 + REST_S) == 48010
+
+
+def test_a_client_may_have_its_own_port_again_at_once() -> None:
+    one = session("a")
+    sessions = table(one)
+    assert rtsp_port(sessions, one.client) == 48010
+    sessions.remove(one.id, 100.0)
+    assert rtsp_port(sessions, one.client, now=101.0) == 48010
+
+
+def test_a_port_that_another_has_by_now_is_not_freed_by_its_former_user() -> None:
+    one, two = session("a"), session("b")
+    sessions = table(one)
+    sessions.move(one, SessionState.STREAMING, 0.0)
+    two.rtsp_port = rtsp_port(sessions, two.client, now=REST_S)
+    sessions.add(two)
+    sessions.remove(one.id, REST_S + 1)
+    assert two.rtsp_port == 48010
+    assert rtsp_port(sessions, "c", now=3 * REST_S) == 48011
+
+
+def test_a_resumed_session_awaits_its_handshake_at_its_new_port_and_the_old_one_rests() -> None:
+    one = session("a")
+    sessions = table(one)
+    sessions.await_handshake(one, "192.0.2.2", SessionPorts(48012), 50.0)
+    assert (one.client_address, one.rtsp_port) == ("192.0.2.2", 48012)
+    assert (one.state, one.since) == (SessionState.LAUNCHED, 50.0)
+    assert rtsp_port(sessions, "b", now=51.0) == 48011
+    assert rtsp_port(sessions, "b", "192.0.2.2", now=51.0) == 48010
+    assert rtsp_port(sessions, "b", now=50.0 + REST_S) == 48010
 
 
 def test_an_address_with_a_session_on_every_port_gets_no_more() -> None:
     sessions = table(*(session(f"s{port}", port=port) for port in PORTS))
-    with pytest.raises(LookupError, match="all 3 RTSP ports"):
-        sessions.choose_rtsp_port("192.0.2.1", for_session=SessionId("new"))
+    with pytest.raises(LookupError, match="of 3 ports are free"):
+        rtsp_port(sessions, "new")
 
 
-@given(st.lists(st.tuples(st.sampled_from("xyz"), st.booleans()), max_size=12))
-def test_sessions_of_one_address_never_share_a_port(launches: list[tuple[str, bool]]) -> None:
-    sessions = SessionTable(range(48010, 48030))
-    for number, (address, paused) in enumerate(launches):
-        made = session(f"s{number}", address=address)
-        made.rtsp_port = sessions.choose_rtsp_port(address, for_session=made.id)
-        sessions.add(made)
-        if paused:
-            made.move_to(SessionState.PAUSED, 1.0)
-    active = [
-        (one.client_address, one.rtsp_port)
-        for one in sessions
-        if one.state is not SessionState.PAUSED
-    ]
-    assert len(set(active)) == len(active)
+def test_a_client_known_by_nothing_else_has_a_port_for_each_flow() -> None:
+    sessions = table()
+    own = sessions.choose_ports(ClientId("a"), HOME, 0.0, own_udp=True).own_udp
+    assert own.keys() == set(Flow)
+    assert set(own.values()) == {48074, 48075, 48076}
+    one = session("a")
+    one.own_udp_ports = own
+    sessions.add(one)
+    sessions.move(one, SessionState.STREAMING, 1.0)
+    other = sessions.choose_ports(ClientId("b"), HOME, 10 * REST_S, own_udp=True).own_udp
+    assert set(other.values()) == {48077, 48078, 48079}
+
+
+def test_with_no_port_left_for_its_flows_a_client_shares_those_of_all() -> None:
+    sessions = SessionTable(PortRules(PORTS, range(48074, 48076), REST_S))
+    assert sessions.choose_ports(ClientId("a"), HOME, 0.0, own_udp=True) == SessionPorts(48010)
+
+
+def test_own_udp_ports_rest_after_a_pause_and_are_held_while_streaming() -> None:
+    sessions = SessionTable(PortRules(PORTS, range(48074, 48077), REST_S))
+    one = session("a")
+    one.own_udp_ports = sessions.choose_ports(one.client, HOME, 0.0, own_udp=True).own_udp
+    sessions.add(one)
+    sessions.move(one, SessionState.PAUSED, 5.0)
+    choose = partial(sessions.choose_ports, ClientId("b"), HOME, own_udp=True)
+    assert choose(now=5.0 + REST_S - 1).own_udp == {}
+    assert choose(now=5.0 + REST_S).own_udp == one.own_udp_ports
+
+
+def test_what_has_rested_is_forgotten() -> None:
+    pool = PortPool(PORTS, REST_S)
+    for number in range(100):
+        (port,) = pool.choose(f"192.0.2.{number}", ClientId("a"), 0.0)
+        pool.hold(f"192.0.2.{number}", ClientId("a"), [port])
+        pool.rest(f"192.0.2.{number}", ClientId("a"), [port], 0.0)
+        pool.rest(f"192.0.2.{number}", ClientId("a"), [port], 1.0)
+    assert len(pool) == 100
+    pool.choose(HOME, ClientId("a"), 1 + REST_S)
+    assert len(pool) == 0
 
 
 def test_session_ids_cannot_be_guessed_and_fit_a_label() -> None:
@@ -104,8 +183,13 @@ def test_session_ids_cannot_be_guessed_and_fit_a_label() -> None:
 
 def test_entering_a_state_anew_renews_its_time() -> None:
     one = session("a", since=1.0)
-    one.move_to(SessionState.LAUNCHED, 5.0)
-    assert (one.state, one.since) == (SessionState.LAUNCHED, 5.0)
+    table(one).move(one, SessionState.STREAMING, 5.0)
+    assert (one.state, one.since) == (SessionState.STREAMING, 5.0)
+
+
+def test_a_label_is_known_by_its_looks() -> None:
+    assert is_label(new_label())
+    assert not any(map(is_label, ["0.0.0.0", "", "play.example.org", "203.0.113.9", "a" * 21]))
 
 
 def test_labels_and_secrets_are_in_no_repr() -> None:

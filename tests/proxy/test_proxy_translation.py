@@ -42,6 +42,21 @@ def test_what_is_not_this_clients_ping_goes_nowhere(datagram: bytes, drop: Uplin
     assert PingTranslation(EDGE, HOST).to_host(datagram) is drop
 
 
+def test_on_a_port_of_its_own_a_flow_takes_the_old_ping_and_still_no_wrong_one() -> None:
+    alone = PingTranslation(EDGE, HOST, without_payload=True)
+    assert alone.to_host(b"PING") == build_ping(HOST, 0)
+    assert alone.to_host(build_ping(EDGE, 41)) == build_ping(HOST, 41)
+    assert alone.to_host(build_ping(HOST, 1)) is UplinkDrop.WRONG_PAYLOAD
+
+
+def test_on_a_port_of_its_own_a_flow_takes_a_connect_without_data_and_no_wrong_one() -> None:
+    alone = ConnectTranslation(7, 9, without_data=True)
+    assert alone.to_host(connect(0)) == connect(9)
+    assert alone.to_host(connect(7)) == connect(9)
+    assert alone.to_host(connect(8)) is UplinkDrop.WRONG_CONNECT_DATA
+    assert ConnectTranslation(7, 9).to_host(connect(0)) is UplinkDrop.WRONG_CONNECT_DATA
+
+
 @pytest.mark.parametrize("sent_time", [True, False])
 @pytest.mark.parametrize(("host_data", "seen"), [(9, 9), (None, 0), (2**32 - 1, 2**32 - 1)])
 def test_connect_gets_the_hosts_data_and_nothing_else_changes(
