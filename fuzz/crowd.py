@@ -173,15 +173,16 @@ class World:
         self._travelling: list[RtspMessage | Datagram] = []
         self._made = 0
         self._steps: tuple[tuple[int, Callable[[Client], None]], ...] = (
-            (10, self._launch_or_resume),
-            (30, self._send_rtsp),
-            (8, self._repeat_rtsp),
-            (20, self._send_datagram),
-            (40, self._deliver),
-            (3, self._cancel),
-            (3, self._fall_silent),
-            (5, self._move_house),
-            (6, self._let_time_pass),
+            (6, self._launch_or_resume),
+            (25, self._shake_on),
+            (6, self._send_rtsp),
+            (4, self._repeat_rtsp),
+            (25, self._send_datagram),
+            (25, self._deliver),
+            (2, self._cancel),
+            (2, self._fall_silent),
+            (2, self._move_house),
+            (2, self._let_time_pass),
         )
 
     def run(self) -> None:
@@ -236,6 +237,16 @@ class World:
         client.launched_at, client.launched_from = self._now, client.address
         client.label, client.rtsp_port = session.label, ports.rtsp
         client.next_message, client.told, client.silenced_at = 0, {}, math.inf
+
+    def _shake_on(self, client: Client) -> None:
+        """Go on with a handshake as it mostly goes: one message after the other, at once."""
+        for _ in range(self._rng.randint(1, 7)):
+            before = client.next_message
+            if before == len(_handshake) or not self._is_patient(client):
+                return
+            self._deliver_rtsp(self._rtsp_message(client, before))
+            if client.next_message == before:
+                return
 
     def _send_rtsp(self, client: Client) -> None:
         if client.next_message < len(_handshake) and self._is_patient(client):
