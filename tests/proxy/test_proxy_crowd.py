@@ -70,5 +70,5 @@ def test_own_ports_that_are_anybodys_mix_clients_up(monkeypatch: pytest.MonkeyPa
             self._by_own_port["192.0.2.1", port] = flow
 
     monkeypatch.setattr(flow_table.FlowTable, "add", add)
-    with pytest.raises(MixedUp, match="was taken for"):
+    with pytest.raises(MixedUp):
         run(FEW)
