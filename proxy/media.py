@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -28,6 +29,10 @@ _log = structlog.get_logger()
 _Key = TypeVar("_Key")
 
 
+def _not_taken(_arrival: Arrival) -> bool:
+    return False
+
+
 @dataclass(slots=True)
 class _Running:
     flow: ClientFlow
@@ -42,8 +47,10 @@ class Media:
         nursery: trio.Nursery,
         *,
         on_end: Callable[[SessionId, Flow, FlowEnd], None],
+        take_magic_packet: Callable[[Arrival], bool] = _not_taken,
     ) -> None:
         self._nursery = nursery
+        self._take_magic_packet = take_magic_packet
         self._on_end = on_end
         self._by_secret: dict[tuple[Flow, str | int], ClientFlow] = {}
         self._running: dict[tuple[SessionId, Flow], _Running] = {}
@@ -148,9 +155,14 @@ class Media:
 
     def _handler(self, kind: Flow) -> Callable[[Arrival], None]:
         """Return what takes a datagram that has no flow's own socket to arrive at."""
-        if kind is Flow.CONTROL:
-            return self._on_control
-        return lambda arrival: self._on_ping(kind, arrival)
+        prove = self._on_control if kind is Flow.CONTROL else partial(self._on_ping, kind)
+
+        def on_arrival(arrival: Arrival) -> None:
+            # Clients that take the edge for a sleeping host try to wake it here.
+            if not self._take_magic_packet(arrival):
+                prove(arrival)
+
+        return on_arrival
 
     def _on_ping(self, kind: Flow, arrival: Arrival) -> None:
         ping = parse_ping(arrival.datagram)

@@ -89,7 +89,7 @@ apps = [{title = "", id = 0}]
         ("wss://play", "wss://me:pw@play", "edge.url: write the edge as"),
         ("wss://play.example.org", "wss://", "edge.url: write the edge as"),
         ("token_file", "#", "edge: set token_file"),
-        ('[[hosts]]\nname = "wolf"', "", "hosts: this setting is required"),
+        ('[[hosts]]\nname = "wolf"', "", "hosts: an agent has 1 to 64 hosts"),
         ("[agent]", "hosts = []\n[agent]", "edge.hosts: there is no such setting"),
         ("[[hosts]]", '[[hosts]]\nname = "wolf"\n[[hosts]]', "hosts: two hosts have the same name"),
     ],
@@ -131,7 +131,9 @@ def test_gpus_that_are_refused(tmp_path: Path, settings: str, complaint: str) ->
 
 def test_an_agent_without_hosts_is_none(tmp_path: Path) -> None:
     text = "hosts = []\n" + MINIMAL.replace('[[hosts]]\nname = "wolf"', "")
-    assert complaints(tmp_path, text) == ["hosts: an agent has 1 to 64 hosts"]
+    assert complaints(tmp_path, text) == [
+        "hosts: an agent has 1 to 64 hosts, or neighbours to wake"
+    ]
 
 
 def test_two_tokens_are_one_too_many(tmp_path: Path) -> None:
