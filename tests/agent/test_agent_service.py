@@ -194,6 +194,9 @@ async def test_the_pin_is_confirmed_for_the_origins_address(tmp_path: Path) -> N
     ("method", "params", "reason"),
     [
         ("reboot", {}, "unknown_method"),
+        ("wake_host", {}, "bad_request"),
+        ("wake_host", {"neighbour": "x" * 129}, "bad_request"),
+        ("wake_host", {"neighbour": "aa:bb:cc:dd:ee:ff"}, "unknown_neighbour"),
         ("confirm_pin", {}, "bad_request"),
         ("confirm_pin", {"host": "wolf", "pin": 42, "origin": "o"}, "bad_request"),
         ("confirm_pin", {"host": "wolf", "pin": PIN, "origin": "o" * 129}, "bad_request"),
