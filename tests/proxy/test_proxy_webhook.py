@@ -62,16 +62,16 @@ async def test_it_is_given_up(
     assert "hunter2" not in str(caught.value)
 
 
-async def test_a_receiver_that_says_nothing_is_waited_for_no_longer_than_configured(
+async def test_a_receiver_that_never_comes_to_an_end_is_waited_for_no_longer_than_configured(
     tmp_path: Path,
 ) -> None:
     async with receiving() as receiver:
         receiver.answers = [None]
-        config = receiver.config(tmp_path, timeout_s=0.2)
+        config = receiver.config(tmp_path, timeout_s=0.5)
         async with Webhook.open(config, delays_s=()) as webhook:
             with trio.fail_after(10), pytest.raises(WebhookFailed) as caught:
                 await webhook.call("wake_1", PAYLOAD)
-    assert caught.value.reason in {"webhook_timeout", "webhook_unreachable"}
+    assert caught.value.reason == "webhook_timeout"
 
 
 async def test_a_receiver_that_is_not_there_is_told_without_its_url(tmp_path: Path) -> None:

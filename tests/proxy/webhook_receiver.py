@@ -13,6 +13,7 @@ import trio
 
 from proxy.wake_config import WakeWebhook
 
+drip_s = 0.05
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
@@ -27,7 +28,7 @@ class Call:
 class Receiver:
     port: int = 0
     answers: list[int | None] = field(default_factory=list)
-    """What the next calls are answered, 200 after them; None for nothing at all."""
+    """What the next calls are answered, 200 after them; None for headers that never end."""
     calls: list[Call] = field(default_factory=list)
 
     @property
@@ -59,7 +60,10 @@ class Receiver:
         self.calls.append(Call(bytes(head.target), headers, body))
         status = self.answers.pop(0) if self.answers else 200
         if status is None:
-            await trio.sleep_forever()
+            await stream.send_all(b"HTTP/1.1 200 So\r\n")
+            while True:
+                await stream.send_all(b"X: y\r\n")
+                await trio.sleep(drip_s)
         location = b"Location: /elsewhere\r\n" if status in (301, 307) else b""
         # A body that never ends: nobody may wait for it.
         await stream.send_all(
