@@ -15,16 +15,20 @@ from pydantic import (
     Field,
     PlainValidator,
     SecretStr,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from agent.gpus import gpu_id, max_gpus
+from moonlight.errors import Malformed
+from moonlight.wake import parse_mac
 from settings import load_toml, read_secret
 
 ENVIRONMENT_PREFIX = "MOONHOST_AGENT"
 MAX_PORT = 65_535
 MAX_HOSTS = 64
+MAX_NEIGHBOURS = 64
 MAX_APPS = 512
 MAX_TITLE_CHARACTERS = 128
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -67,8 +71,24 @@ def _address(value: object) -> IPv4Address | IPv6Address:
         raise ValueError("write an IP address; names are not looked up") from None
 
 
+def _ipv4_address(value: object) -> IPv4Address:
+    address = _address(value)
+    if address.version != 4:
+        raise ValueError('write an IPv4 broadcast address, as in "192.168.1.255"')
+    return address
+
+
+def _mac(text: str) -> str:
+    try:
+        parse_mac(text)
+    except Malformed as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
 Address = Annotated[IPv4Address | IPv6Address, PlainValidator(_address)]
 Name = Annotated[str, AfterValidator(_name)]
+Mac = Annotated[str, AfterValidator(_mac)]
 Port = Annotated[int, Field(ge=1, le=MAX_PORT)]
 PortRanges = Annotated[str, AfterValidator(_port_ranges)]
 GpuId = Annotated[str, AfterValidator(gpu_id)]
@@ -175,6 +195,23 @@ class HostConfig(_Section):
         return self.address.version == 4 and self.address.is_loopback
 
 
+class NeighbourConfig(_Section):
+    """A machine on this agent's network that the edge may have woken (Wake-on-LAN)."""
+
+    name: Name
+    mac: Mac
+    # The directed one of its network gets there also where this machine has several.
+    broadcast: Annotated[IPv4Address, PlainValidator(_ipv4_address)] = IPv4Address(
+        "255.255.255.255"
+    )
+    port: Port = 9
+
+    @property
+    def mac_bytes(self) -> bytes:
+        """The hardware address."""
+        return parse_mac(self.mac)
+
+
 class LimitsConfig(_Section):
     """What the edge, or whoever holds its place, may cost this machine."""
 
@@ -194,15 +231,28 @@ class AgentConfig(_Section):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     edge: EdgeConfig
     agent: IdentityConfig
-    hosts: tuple[HostConfig, ...]
+    # Before `hosts`: an agent with neighbours needs none.
+    neighbours: Annotated[tuple[NeighbourConfig, ...], Field(max_length=MAX_NEIGHBOURS)] = ()
+    hosts: Annotated[tuple[HostConfig, ...], Field(validate_default=True)] = ()
     limits: LimitsConfig = LimitsConfig()
+
+    @field_validator("neighbours")
+    @classmethod
+    def _neighbours_named_once(
+        cls, neighbours: tuple[NeighbourConfig, ...]
+    ) -> tuple[NeighbourConfig, ...]:
+        if len({neighbour.name for neighbour in neighbours}) < len(neighbours):
+            raise ValueError("two neighbours have the same name")
+        return neighbours
 
     @field_validator("hosts")
     @classmethod
-    def _some_and_named_once(cls, hosts: tuple[HostConfig, ...]) -> tuple[HostConfig, ...]:
+    def _some_and_named_once(
+        cls, hosts: tuple[HostConfig, ...], info: ValidationInfo
+    ) -> tuple[HostConfig, ...]:
         # Not as the field's own limits: pydantic counts after leaving out the faulty ones.
-        if not 1 <= len(hosts) <= MAX_HOSTS:
-            raise ValueError(f"an agent has 1 to {MAX_HOSTS} hosts")
+        if len(hosts) > MAX_HOSTS or not (hosts or info.data.get("neighbours", True)):
+            raise ValueError(f"an agent has 1 to {MAX_HOSTS} hosts, or neighbours to wake")
         if len({host.name for host in hosts}) < len(hosts):
             raise ValueError("two hosts have the same name")
         return hosts

@@ -15,5 +15,9 @@ class AgentError(Exception):
         self.reason = reason
 
 
+class NeighbourError(AgentError):
+    """A machine beside the agent could not be woken."""
+
+
 class HostApiError(AgentError):
     """A host's own API could not be asked, refused, or answered nonsense."""

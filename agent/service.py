@@ -15,9 +15,10 @@ import trio
 
 from agent.addresses import SourceAddresses
 from agent.config import AgentConfig, EdgeConfig, HostConfig, token_of
-from agent.errors import HostApiError
+from agent.errors import HostApiError, NeighbourError
 from agent.flows import FlowRelay
 from agent.machine import Machine
+from agent.neighbours import Neighbours
 from agent.streams import StreamRelay
 from agent.targets import target_of
 from agent.telemetry import Telemetry
@@ -88,6 +89,10 @@ class _ConfirmPin(msgspec.Struct):
     timeout_s: Annotated[float, msgspec.Meta(gt=0, le=max_confirm_timeout_s)] = 9.5
 
 
+class _WakeHost(msgspec.Struct):
+    neighbour: Annotated[str, msgspec.Meta(max_length=128)]
+
+
 class Agent:
     """What the edge can ask of an agent, whichever tunnel it asks through."""
 
@@ -104,6 +109,7 @@ class Agent:
         self._telemetry = telemetry
         self._flows = flows
         self._streams = StreamRelay(addresses, config.limits)
+        self._neighbours = Neighbours(config.neighbours)
         self._software = _software()
 
     def hello(self) -> Hello:
@@ -133,6 +139,9 @@ class Agent:
 
     async def on_request(self, method: str, params: dict[str, Json]) -> dict[str, Json]:
         """Do what is not a dial; `RequestFailed` says why not."""
+        if method == "wake_host":
+            await self._wake_host(params)
+            return {}
         if method != "confirm_pin":
             raise RequestFailed("unknown_method", "this agent does not know that request")
         try:
@@ -144,6 +153,16 @@ class Agent:
             ) from None
         await self._confirm_pin(request)
         return {}
+
+    async def _wake_host(self, params: dict[str, Json]) -> None:
+        try:
+            request = msgspec.convert(params, _WakeHost)
+        except msgspec.ValidationError:
+            raise RequestFailed("bad_request", "wake_host wants a neighbour's name") from None
+        try:
+            await self._neighbours.wake(request.neighbour)
+        except NeighbourError as error:
+            raise RequestFailed(error.reason, str(error)) from error
 
     async def _confirm_pin(self, request: _ConfirmPin) -> None:
         host = self._hosts.get(request.host)

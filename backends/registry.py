@@ -62,6 +62,8 @@ class RegistryRules:
     """Three heartbeats."""
     absence_s: float = 600.0
     """How long the hosts of an agent that is gone stay known."""
+    lasting_agents: frozenset[str] = frozenset()
+    """Whose hosts stay known however long they are away, since they sleep and can be woken."""
     session_gpu_memory_bytes: int = 512 << 20
     """What a session is taken to need, on top of what is measured, while it may still grow."""
     session_growth_s: float = 180.0
@@ -177,7 +179,8 @@ class Registry:
             return False
         agent.connection = None
         self._heard.pop(agent_id, None)
-        self._away[agent_id] = now
+        if agent_id not in self._rules.lasting_agents:
+            self._away[agent_id] = now
         self._show(agent)
         return True
 

@@ -20,6 +20,7 @@ from moonlight.errors import ProtocolError
 from moonlight.ping import build_ping, parse_ping
 from moonlight.rtp import FrameHeader, RtpHeader, VideoPacketHeader
 from moonlight.video import FrameAssembler, FramePacketiser
+from moonlight.wake import format_mac, magic_packet, own_mac, parse_mac, woken_mac
 
 _KEY: Final = bytes(16)
 _VIDEO_PORT: Final = 48100
@@ -40,6 +41,22 @@ def _ping_seeds() -> list[bytes]:
         data for port in (_VIDEO_PORT, _AUDIO_PORT) for up, data in captures.udp(port) if up
     ]
     return [b"PING", build_ping("0123456789abcdef", 7), *recorded[:4]]
+
+
+def _wake(data: bytes) -> None:
+    mac = woken_mac(data)
+    if mac is not None:
+        packet = magic_packet(mac)
+        promise(data.startswith(packet), "what wakes is a magic packet")
+        promise(len(data) - len(packet) in (0, 4, 6), "a password has 4 or 6 bytes")
+    read = parse_mac(data.decode("latin-1"))
+    promise(parse_mac(format_mac(read)) == read, "addresses round-trip")
+    promise(woken_mac(magic_packet(read)) == read, "and can be woken")
+
+
+def _wake_seeds() -> list[bytes]:
+    packet = magic_packet(own_mac("edge"))
+    return [packet, packet + bytes(4), packet[:-1], b"02:00:5e:10:00:01", b"02-00-5e-10-00-01"]
 
 
 # -- video and audio ---------------------------------------------------------------------------
@@ -211,6 +228,7 @@ def _control_seeds() -> list[bytes]:
 
 MEDIA_TARGETS: Final = (
     Target("ping", ("moonlight.ping",), _ping, (), _ping_seeds),
+    Target("wake", ("moonlight.wake",), _wake, (ProtocolError,), _wake_seeds),
     Target("video", ("moonlight.rtp", "moonlight.video"), _video, (), _video_seeds),
     Target("video_loss", ("moonlight.video", "moonlight.fec"), _video_loss, (), _video_loss_seeds),
     Target("audio", ("moonlight.audio",), _audio, (), _audio_seeds),

@@ -17,6 +17,9 @@ default_https_port: Final = 47984
 hevc_max_luma_pixels: Final = 1_869_449_984
 """`max_luma_pixels_hevc` of a host that offers HEVC; 0 where it does not."""
 
+unknown_mac: Final = "00:00:00:00:00:00"
+"""`mac` of a host that nobody can wake: clients ignore it, and keep what they knew before."""
+
 app_version: Final = "7.1.431.-1"
 """Marks the Sunshine family: SHA-256 pairing and the X-SS extensions."""
 
@@ -49,7 +52,7 @@ class ServerInfo:
     codec_mode_support: int = 1
     https_port: int = default_https_port
     http_port: int = default_http_port
-    mac: str = "00:00:00:00:00:00"
+    mac: str = unknown_mac
     local_ip: str = "127.0.0.1"
     external_ip: str | None = None
     display_modes: tuple[DisplayMode, ...] = ()

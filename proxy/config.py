@@ -18,6 +18,7 @@ from pydantic import (
 from backends.apps import normalise_title
 from backends.candidates import GpuLimits
 from backends.geography import Atlas, Network, Place, Region
+from backends.model import agent_of
 from backends.policies import PolicyName
 from backends.redis_address import parse_redis_url
 from backends.registry import RegistryRules
@@ -38,6 +39,7 @@ from proxy.config_values import (
     Share,
     UserName,
 )
+from proxy.wake_config import Wake
 
 
 class _Section(BaseModel):
@@ -67,10 +69,15 @@ class Listen(_Section):
         """UDP ports for clients that only a port of their own tells from others."""
         return _range(self.own_udp_ports)
 
+    @property
+    def udp_ports(self) -> tuple[int, ...]:
+        """The ports of the media."""
+        return self.video_port, self.control_port, self.audio_port
+
     @model_validator(mode="after")
     def _distinct(self) -> Listen:
         tcp = [self.http_port, self.https_port, *self.rtsp_port_range]
-        udp = [self.video_port, self.control_port, self.audio_port, *self.own_udp_port_range]
+        udp = [*self.udp_ports, *self.own_udp_port_range]
         if len(set(tcp)) < len(tcp):
             raise ValueError("http_port, https_port and rtsp_ports overlap")
         if len(set(udp)) < len(udp):
@@ -222,6 +229,7 @@ class ProxyConfig(_Section):
     regions: dict[RegionName, RegionPlace] = {}
     geography: Geography = Geography()
     users: dict[UserName, UserAccess] = {}
+    wake: Wake = Wake()
 
     def access_rules(self) -> AccessRules:
         """Return what each user may use."""
@@ -240,6 +248,7 @@ class ProxyConfig(_Section):
         return RegistryRules(
             max_agents=self.agents.max_agents,
             absence_s=self.selection.absence_s,
+            lasting_agents=frozenset(agent_of(host.backend) for host in self.wake.hosts),
             session_gpu_memory_bytes=self.selection.session_gpu_memory_mib << 20,
             gpu=GpuLimits(self.selection.gpu_memory_crowded, self.selection.gpu_memory_full),
         )
@@ -272,6 +281,22 @@ class ProxyConfig(_Section):
         if regions and geography.edge_region not in {None, *regions}:
             raise ValueError("edge_region is none of the configured [regions]")
         return geography
+
+    @field_validator("wake")
+    @classmethod
+    def _no_media_port(cls, wake: Wake, info: ValidationInfo) -> Wake:
+        listen = info.data.get("listen")
+        taken = set(wake.ports or ()) & set(listen.udp_ports if listen else ())
+        if taken:
+            raise ValueError(
+                f"ports: magic packets are understood at {sorted(taken)} in any case: "
+                "those are ports of [listen]"
+            )
+        return wake
+
+    def wake_ports(self) -> tuple[int, ...]:
+        """Return the ports to hear magic packets at, besides those of the media."""
+        return self.wake.udp_ports(self.listen.http_port, self.listen.udp_ports)
 
     @field_validator("log_level")
     @classmethod

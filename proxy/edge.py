@@ -24,6 +24,7 @@ from backends.store import Store
 from moonlight.flows import Flow
 from moonlight.identity import Identity
 from moonlight.tls import server_context
+from moonlight.wake import format_mac, own_mac
 from proxy import state_dir
 from proxy.admin import AdminApi
 from proxy.assets import Assets
@@ -46,6 +47,7 @@ from proxy.stores import open_store
 from proxy.translation import ConnectTranslation, PingTranslation, Translation
 from proxy.udp_port import Endpoint
 from proxy.upkeep import Upkeep
+from proxy.waker import Waker
 from proxy.web_shell import WebShell
 from revdial.flow import DatagramChannel
 from revdial.limits import ListenerLimits
@@ -141,10 +143,16 @@ class _Edge:
             locate=lambda address: atlas.locate(address, self._geo.look_up),
         )
         self._tunnel_counters = Counters()
-        self._media = Media(nursery, on_end=self._on_flow_end)
+        mac = own_mac(identity.certificate.id)
+        waker = self._waker = Waker(config, mac, self._fleet)
+        self._media = Media(
+            nursery, on_end=self._on_flow_end, take_magic_packet=waker.take_magic_packet
+        )
         pairing = HostPairing(store, self._fleet)
         self._keeper = SessionKeeper(config, store, self._fleet, self._media)
-        self._play = Play(config, self._keeper, self._fleet, pairing)
+        self._play = Play(
+            config, self._keeper, self._fleet, pairing, waker if config.wake.on_launch else None
+        )
         self._upkeep = Upkeep(config, self._fleet, self._keeper, self._play, self._media)
         self._desk = PairingDesk(
             identity,
@@ -162,6 +170,7 @@ class _Edge:
             self._play,
             pairing,
             Assets(self._fleet, pairing),
+            wake_mac=format_mac(mac) if config.wake.hosts else None,
         )
         self._web = WebShell(
             self._nvhttp,
@@ -188,6 +197,8 @@ class _Edge:
         await self._fleet.load_drains()
         await self._keeper.restore()
         await self._open_agents_port()
+        if self._config.wake.hosts:
+            await self._nursery.start(self._waker.run)
         await self._open_udp()
         for session in self._keeper.table:
             for flow, terms in session.flows.items():
@@ -272,6 +283,7 @@ class _Edge:
             media=self._media,
             doors=self._doors,
             tunnels=self._tunnel_counters,
+            waker=self._waker,
         )
         api = AdminApi(
             token=state_dir.load_or_create_admin_token(self._config.state_dir),

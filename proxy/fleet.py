@@ -302,6 +302,10 @@ class Fleet:
         """Take the slot of a session that the store remembers."""
         return self._registry.restore(backend_id)
 
+    def has_agent(self, agent_id: str) -> bool:
+        """Tell whether an agent is connected."""
+        return agent_id in self._tunnels
+
     def is_connected(self, backend_id: BackendId) -> bool:
         """Tell whether there is a tunnel to a backend."""
         return agent_of(backend_id) in self._tunnels

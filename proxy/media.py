@@ -28,6 +28,10 @@ from proxy.udp_port import Arrival, UdpPort
 _log = structlog.get_logger()
 
 
+def _not_taken(_arrival: Arrival) -> bool:
+    return False
+
+
 @dataclass(slots=True)
 class _Running:
     flow: ClientFlow
@@ -42,8 +46,10 @@ class Media:
         nursery: trio.Nursery,
         *,
         on_end: Callable[[SessionId, Flow, FlowEnd], None],
+        take_magic_packet: Callable[[Arrival], bool] = _not_taken,
     ) -> None:
         self._nursery = nursery
+        self._take_magic_packet = take_magic_packet
         self._on_end = on_end
         self._table: FlowTable[ClientFlow] = FlowTable()
         self._running: dict[tuple[SessionId, Flow], _Running] = {}
@@ -152,6 +158,9 @@ class Media:
         return partial(self._on_arrival, door)
 
     def _on_arrival(self, door: Door, arrival: Arrival) -> None:
+        # Clients that take the edge for a sleeping host try to wake it here.
+        if self._take_magic_packet(arrival):
+            return
         ping = None if door is Flow.CONTROL else parse_ping(arrival.datagram)
         if ping is not None:
             found = self._table.of_ping(ping, arrival.client, door)

@@ -15,6 +15,7 @@ from proxy.doors import Doors
 from proxy.fleet import Fleet
 from proxy.media import Media
 from proxy.sessions import SessionState, SessionTable
+from proxy.waker import Waker
 from revdial.observer import Counters
 
 _namespace: Final = "moonhost"
@@ -24,13 +25,21 @@ class EdgeCollector(Collector):
     """Turns the edge's own counters into metrics; labels hold only names that the edge gives."""
 
     def __init__(
-        self, *, sessions: SessionTable, fleet: Fleet, media: Media, doors: Doors, tunnels: Counters
+        self,
+        *,
+        sessions: SessionTable,
+        fleet: Fleet,
+        media: Media,
+        doors: Doors,
+        tunnels: Counters,
+        waker: Waker,
     ) -> None:
         self._sessions = sessions
         self._fleet = fleet
         self._media = media
         self._doors = doors
         self._tunnels = tunnels
+        self._waker = waker
 
     def collect(self) -> Iterator[Metric]:
         """Read everything once."""
@@ -53,13 +62,16 @@ class EdgeCollector(Collector):
         yield _counter(
             "datagrams_dropped",
             "Datagrams that were not carried on.",
-            self._media.drops(),
+            self._media.drops() + self._waker.dropped,
         )
         yield _counter(
             "tunnel_refusals", "What the agents' port turned away.", self._tunnels.refusals
         )
         yield _counter("tunnel_losses", "What tunnels dropped or gave up.", self._tunnels.losses)
         yield _counter("tunnels_ended", "Tunnels that ended.", self._tunnels.downs)
+        yield _counter(
+            "wakes", "What came of wishes to wake hosts.", self._waker.wakes, label="outcome"
+        )
 
     def _of_backends(self) -> Iterator[Metric]:
         backends = self._fleet.backends()
@@ -117,8 +129,10 @@ def _gauge(name: str, text: str, label: str, values: Mapping[str, float]) -> Gau
     return family
 
 
-def _counter(name: str, text: str, values: Counter[Any]) -> CounterMetricFamily:
-    family = CounterMetricFamily(f"{_namespace}_{name}", text, labels=["reason"])
+def _counter(
+    name: str, text: str, values: Counter[Any], label: str = "reason"
+) -> CounterMetricFamily:
+    family = CounterMetricFamily(f"{_namespace}_{name}", text, labels=[label])
     for reason, value in _sorted(values):
         family.add_metric([reason], value)
     return family

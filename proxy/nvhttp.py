@@ -17,7 +17,7 @@ from moonlight.errors import ProtocolError, printable
 from moonlight.http import HttpRequest, Query
 from moonlight.identity import ClientId, client_id
 from moonlight.pairing import PairingOutcome, Phase, pair_accepted, pair_refused, phase_of
-from moonlight.serverinfo import DisplayMode, ServerInfo, hevc_max_luma_pixels
+from moonlight.serverinfo import DisplayMode, ServerInfo, hevc_max_luma_pixels, unknown_mac
 from moonlight.xml import Answer, text_element
 from proxy.assets import Assets
 from proxy.config import ProxyConfig
@@ -92,8 +92,11 @@ class NvHttp:
         play: Play,
         pairing: HostPairing,
         assets: Assets,
+        *,
+        wake_mac: str | None = None,
     ) -> None:
         self._config = config
+        self._wake_mac = wake_mac
         self._access = config.access_rules()
         self._unique_id = unique_id
         self._store = store
@@ -230,6 +233,7 @@ class NvHttp:
             codec_mode_support=all_codecs,
             https_port=self._config.listen.https_port,
             http_port=self._config.listen.http_port,
+            mac=(None if client is None else self._wake_mac) or unknown_mac,
             local_ip=caller.local_address,
             display_modes=_display_modes,
             paired=client is not None,

@@ -33,6 +33,7 @@ from proxy.keyed_locks import KeyedLocks
 from proxy.launching import Launcher
 from proxy.session_keeper import SessionKeeper
 from proxy.sessions import Session, SessionId, SessionPorts, SessionState, StreamKey, new_label
+from proxy.waker import Waker
 
 _log = structlog.get_logger()
 
@@ -54,13 +55,20 @@ class Play:
         keeper: the sessions.
         fleet: the backends.
         pairing: gives clients their identities at hosts.
+        waker: wakes hosts that clients want and that are asleep; None to let them sleep.
 
     """
 
     def __init__(
-        self, config: ProxyConfig, keeper: SessionKeeper, fleet: Fleet, pairing: HostPairing
+        self,
+        config: ProxyConfig,
+        keeper: SessionKeeper,
+        fleet: Fleet,
+        pairing: HostPairing,
+        waker: Waker | None = None,
     ) -> None:
         self._config = config
+        self._waker = waker
         self.keeper = keeper
         self._sessions = keeper.table
         self._fleet = fleet
@@ -172,9 +180,20 @@ class Play:
             raise Refused(503, "draining", "This server is about to restart. Try again soon.")
         if len(self._sessions) >= self._config.sessions.max_sessions:
             raise Refused(503, "too_many_sessions", "This server is full. Please try again later.")
-        app = await self._app(request, access)
+        try:
+            app = await self._app(request, access)
+        except Refused as error:
+            # It may be on one that has not been here since this edge was started.
+            if self._waker and self._waker.wake_unknown(access.regions, by=client):
+                raise _being_woken("The computer that had this app") from error
+            raise
         intent = LaunchIntent(client, app.title, self._fleet.locate(address), access.regions)
-        launched = await self._launcher.launch(client, intent, request)
+        try:
+            launched = await self._launcher.launch(client, intent, request)
+        except Refused as error:
+            if self._waker and self._waker.wake_for(app.title, access.regions, by=client):
+                raise _being_woken(f'The computer that has "{app.title}"') from error
+            raise
         try:
             ports = self._ports(client, address, request)
             session = Session(
@@ -221,6 +240,9 @@ class Play:
             with trio.fail_after(timeout_s):
                 host_url = await self._host_apps.start(session.client, session.backend, asked)
         except (HostUnavailable, trio.TooSlowError) as error:
+            if self._waker and self._waker.wake(session.backend, by=session.client):
+                what = f'The computer on which "{session.app_title}" runs'
+                raise _being_woken(what) from error
             raise Refused(
                 503,
                 getattr(error, "reason", "host_timeout"),
@@ -280,6 +302,12 @@ def _parsed(query: Query, *, resume: bool) -> LaunchRequest:
         return LaunchRequest.parse(query, resume=resume)
     except Malformed as error:
         raise Refused(400, error.reason, str(error)) from error
+
+
+def _being_woken(computer: str) -> Refused:
+    return Refused(
+        503, "host_asleep", f"{computer} was asleep and is being woken. Try again in a minute."
+    )
 
 
 def _own_url(session: Session) -> RtspUrl:

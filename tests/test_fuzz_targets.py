@@ -32,7 +32,14 @@ parsing_modules = {
     *("moonlight.enet", "moonlight.enet_peer", "moonlight.http", "moonlight.identity"),
     *("moonlight.launch", "moonlight.pairing", "moonlight.ping", "moonlight.rtp"),
     *("moonlight.rtsp", "moonlight.rtsp_encryption", "moonlight.serverinfo", "moonlight.video"),
-    *("moonlight.xml", "revdial.framing", "revdial.messages", "settings.loader", "agent.wolf"),
+    *(
+        "moonlight.wake",
+        "moonlight.xml",
+        "revdial.framing",
+        "revdial.messages",
+        "settings.loader",
+        "agent.wolf",
+    ),
     *("proxy.rtp_loss", "proxy.session_records", "proxy.translation"),
 }
 

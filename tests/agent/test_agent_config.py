@@ -89,7 +89,7 @@ apps = [{title = "", id = 0}]
         ("wss://play", "wss://me:pw@play", "edge.url: write the edge as"),
         ("wss://play.example.org", "wss://", "edge.url: write the edge as"),
         ("token_file", "#", "edge: set token_file"),
-        ('[[hosts]]\nname = "wolf"', "", "hosts: this setting is required"),
+        ('[[hosts]]\nname = "wolf"', "", "hosts: an agent has 1 to 64 hosts"),
         ("[agent]", "hosts = []\n[agent]", "edge.hosts: there is no such setting"),
         ("[[hosts]]", '[[hosts]]\nname = "wolf"\n[[hosts]]', "hosts: two hosts have the same name"),
     ],
@@ -131,7 +131,37 @@ def test_gpus_that_are_refused(tmp_path: Path, settings: str, complaint: str) ->
 
 def test_an_agent_without_hosts_is_none(tmp_path: Path) -> None:
     text = "hosts = []\n" + MINIMAL.replace('[[hosts]]\nname = "wolf"', "")
-    assert complaints(tmp_path, text) == ["hosts: an agent has 1 to 64 hosts"]
+    assert complaints(tmp_path, text) == [
+        "hosts: an agent has 1 to 64 hosts, or neighbours to wake"
+    ]
+
+
+NEIGHBOUR = '[[neighbours]]\nname = "pc"\nmac = "AA-BB-CC-DD-EE-FF"\n'
+
+
+def test_an_agent_may_have_neighbours_and_no_hosts(tmp_path: Path) -> None:
+    config = loaded(tmp_path, MINIMAL.replace('[[hosts]]\nname = "wolf"\n', NEIGHBOUR))
+    assert config.hosts == ()
+    (neighbour,) = config.neighbours
+    assert neighbour.mac_bytes == bytes.fromhex("aabbccddeeff")
+    assert (str(neighbour.broadcast), neighbour.port) == ("255.255.255.255", 9)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        (NEIGHBOUR + NEIGHBOUR, "neighbours: two neighbours have the same name"),
+        (NEIGHBOUR.replace("FF", "FG"), "neighbours.0.mac: A hardware address is written"),
+        (NEIGHBOUR.replace("AA", "01"), "neighbours.0.mac: That hardware address is not"),
+        (NEIGHBOUR + 'broadcast = "ff02::1"', "neighbours.0.broadcast: write an IPv4"),
+        (NEIGHBOUR + 'broadcast = "lan"', "neighbours.0.broadcast: write an IP address"),
+        (NEIGHBOUR + "port = 0", "neighbours.0.port: "),
+        (NEIGHBOUR * 65, "neighbours: "),
+    ],
+)
+def test_neighbours_that_are_refused(tmp_path: Path, settings: str, complaint: str) -> None:
+    (found,) = complaints(tmp_path, f"{MINIMAL}{settings}\n")
+    assert found.startswith(complaint)
 
 
 def test_two_tokens_are_one_too_many(tmp_path: Path) -> None:

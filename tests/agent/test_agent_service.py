@@ -194,6 +194,9 @@ async def test_the_pin_is_confirmed_for_the_origins_address(tmp_path: Path) -> N
     ("method", "params", "reason"),
     [
         ("reboot", {}, "unknown_method"),
+        ("wake_host", {}, "bad_request"),
+        ("wake_host", {"neighbour": "x" * 129}, "bad_request"),
+        ("wake_host", {"neighbour": "aa:bb:cc:dd:ee:ff"}, "unknown_neighbour"),
         ("confirm_pin", {}, "bad_request"),
         ("confirm_pin", {"host": "wolf", "pin": 42, "origin": "o"}, "bad_request"),
         ("confirm_pin", {"host": "wolf", "pin": PIN, "origin": "o" * 129}, "bad_request"),
@@ -234,6 +237,32 @@ async def _address_of_origin(tunnel: AgentTunnel, there: Host, origin: str) -> s
         await stream.send_all(b"x")
         await stream.receive_some()
     return next(seen for seen in there.seen if seen != "127.0.0.1")
+
+
+async def test_an_agent_may_be_there_to_wake_its_neighbours_only() -> None:
+    with trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as card:
+        await card.bind(("127.255.255.255", 0))
+        neighbour = {
+            "name": "pc",
+            "mac": "02:00:5e:10:00:01",
+            "broadcast": "127.255.255.255",
+            "port": card.getsockname()[1],
+        }
+        async with edge() as it, trio.open_nursery() as nursery:
+            config = AgentConfig.model_validate(
+                {
+                    "edge": {"url": it.url, "token": TOKEN},
+                    "agent": {"id": "alpha", "region": "eu"},
+                    "neighbours": [neighbour],
+                }
+            )
+            with trio.fail_after(10):
+                await nursery.start(run_agent, config)
+                tunnel = await it.tunnel()
+                assert tunnel.hello.hosts == ()
+                assert await tunnel.request("wake_host", {"neighbour": "pc"}) == {}
+                assert (await card.recv(200)).startswith(b"\xff" * 6)
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_host_without_an_api_has_no_pins(tmp_path: Path) -> None:

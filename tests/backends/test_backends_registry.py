@@ -107,6 +107,15 @@ def test_an_agent_that_is_away_leaves_its_hosts_behind_for_a_while() -> None:
     assert is_empty(registry)
 
 
+def test_hosts_that_can_be_woken_stay_known_however_long_they_sleep() -> None:
+    registry = Registry(RegistryRules(lasting_agents=frozenset({"alpha"})))
+    connection = connected(registry)
+    assert registry.agent_gone("alpha", connection, now=10)
+    assert only(registry, now=1e6).trouble == "tunnel_down"
+    registry.agent_connected(agent("alpha", host("other")), now=1e6)
+    assert only(registry, now=1e6).id == "alpha/other"
+
+
 def test_an_agent_that_comes_back_in_time_is_not_forgotten() -> None:
     registry = Registry()
     registry.agent_gone("alpha", connected(registry), now=0)

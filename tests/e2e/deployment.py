@@ -42,6 +42,8 @@ class HostPlan:
     apps: tuple[App, ...] = DEFAULT_APPS
     max_sessions: int = 4
     picture: PictureKind = "card"
+    agent_settings: str = ""
+    """TOML for the end of its agent's configuration."""
 
     @property
     def backend(self) -> BackendId:
@@ -180,6 +182,7 @@ async def add_host(
         max_sessions=plan.max_sessions,
     )
     path = write_agent_config(folder, deployment.config, sample, token)
+    path.write_text(path.read_text() + plan.agent_settings)
     scope = trio.CancelScope()
 
     async def agent() -> None:

@@ -36,6 +36,7 @@ from proxy.host_pairing import HostPairing
 from proxy.play import Play
 from proxy.session_keeper import SessionKeeper
 from proxy.sessions import Session, SessionId, SessionState, StreamKey
+from proxy.waker import Waker
 from revdial.messages import AppOffer, Heartbeat, Hello, HostOffer
 from revdial.tunnel import AgentTunnel
 
@@ -388,8 +389,13 @@ class FakeFlows:
 
 
 def new_play(
-    config: ProxyConfig, store: FakeStore, fleet: Fleet, pairing: object, flows: FakeFlows
+    config: ProxyConfig,
+    store: FakeStore,
+    fleet: Fleet,
+    pairing: object,
+    flows: FakeFlows,
+    waker: Waker | None = None,
 ) -> Play:
     """Return a `Play` with a keeper of its own."""
     keeper = SessionKeeper(config, store, fleet, flows)
-    return Play(config, keeper, fleet, cast("HostPairing", pairing))
+    return Play(config, keeper, fleet, cast("HostPairing", pairing), waker)

@@ -42,6 +42,7 @@ from proxy.media import Media
 from proxy.metrics import EdgeCollector, registry
 from proxy.nvhttp import NvHttp
 from proxy.pairing_desk import PairingDesk
+from proxy.waker import Waker
 from revdial.observer import Counters
 
 TOKEN = "the-admins-own-token"
@@ -79,6 +80,7 @@ class Edge:
             media=self.media,
             doors=Doors(max_connections=1, max_connections_per_address=1),
             tunnels=Counters(),
+            waker=Waker(config, b"", fleet),
         )
         self.metrics: CollectorRegistry = registry(collector)
         self.application = AdminApi(

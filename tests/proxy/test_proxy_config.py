@@ -4,6 +4,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any, get_args, get_origin
 
 import pytest
@@ -331,8 +332,14 @@ def model_by_name(annotation: object) -> type[BaseModel] | None:
 
 def settings_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from settings_of(field.annotation, f"{prefix}{name}.")
+        # A section that may be left out is one as well.
+        section = next(iter(get_args(field.annotation)), field.annotation)
+        if (
+            isinstance(section, type)
+            and issubclass(section, BaseModel)
+            and (section is field.annotation or NoneType in get_args(field.annotation))
+        ):
+            yield from settings_of(section, f"{prefix}{name}.")
         elif (named := model_by_name(field.annotation)) is not None:
             yield from settings_of(named, f"{prefix}{name}.*.")
         else:
@@ -356,7 +363,7 @@ def keys_of(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def with_commented_settings(text: str) -> str:
-    return re.sub(r"^# ?([a-z_]+ = |\[(?:regions|users)\.)", r"\1", text, flags=re.MULTILINE)
+    return re.sub(r"^# ?([a-z_]+ = |\[(?:regions|users|wake)\.)", r"\1", text, flags=re.MULTILINE)
 
 
 def test_the_example_can_be_used_as_it_is() -> None:

@@ -12,6 +12,7 @@ from moonlight.flows import Flow
 from moonlight.ping import build_ping
 from moonlight.rtp import VideoPacketHeader
 from moonlight.video import FramePacketiser
+from moonlight.wake import magic_packet
 from proxy import client_flow, udp_port
 from proxy.client_flow import ClientFlow, FlowEnd
 from proxy.media import Media
@@ -245,6 +246,26 @@ async def test_a_ping_with_the_payload_binds_the_flow_and_reaches_the_host_trans
     await client.send(build_ping(SECRETS["a"], 2))
     await channel.until_host_heard(2)
     assert made.datagrams_to_host == 2
+
+
+@pytest.mark.parametrize("kind", Flow)
+async def test_magic_packets_are_handed_over_at_every_port(
+    nursery: trio.Nursery, kind: Flow
+) -> None:
+    ports, taken = dict(zip(Flow, free_ports(3), strict=True)), list[bytes]()
+
+    def take(arrival: Arrival) -> bool:
+        taken.append(arrival.datagram)
+        return len(arrival.datagram) > 4
+
+    media = Media(nursery, on_end=lambda *_: None, take_magic_packet=take)
+    await nursery.start(media.serve, [LOOPBACK], ports)
+    client = await Client(ports[kind]).open()
+    with client.socket:
+        await client.send(magic_packet(bytes(6)))
+        await client.send(b"else")
+        await until(lambda: media.dropped.total() == 1)
+    assert taken == [magic_packet(bytes(6)), b"else"]
 
 
 async def test_nothing_is_sent_before_a_client_has_proven_its_payload(

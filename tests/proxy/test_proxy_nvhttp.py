@@ -26,7 +26,7 @@ from moonlight.http import HttpRequest, Query
 from moonlight.identity import ClientId, client_id
 from moonlight.launch import cancel_answer, launch_answer
 from moonlight.pairing import PairingClient, PairingOutcome
-from moonlight.serverinfo import ServerInfo
+from moonlight.serverinfo import ServerInfo, unknown_mac
 from moonlight.xml import Answer
 from proxy import assets as assets_module
 from proxy.assets import Assets, png_signature
@@ -143,6 +143,14 @@ async def test_a_paired_client_hears_so_and_what_it_runs(edge: Edge) -> None:
     assert (info.current_game, info.busy) == (DESKTOP, True)
     plain = ServerInfo.parse(xml(await edge.ask("/serverinfo", secure=False)))
     assert (plain.current_game, plain.busy) == (0, False)
+
+
+async def test_only_paired_clients_are_told_what_to_wake(edge: Edge) -> None:
+    assert ServerInfo.parse(xml(await edge.ask("/serverinfo"))).mac == unknown_mac
+    edge.nvhttp._wake_mac = "02:00:5e:10:00:01"
+    assert ServerInfo.parse(xml(await edge.ask("/serverinfo"))).mac == "02:00:5e:10:00:01"
+    plain = await edge.ask("/serverinfo", secure=False)
+    assert ServerInfo.parse(xml(plain)).mac == unknown_mac
 
 
 HTTPS_PATHS = ["/applist", "/appasset", "/launch", "/resume", "/cancel"]
