@@ -158,9 +158,9 @@ class Agent:
             if host.takes_source_addresses:
                 source = leases.enter_context(self._addresses.lease(request.origin))
             else:
-                source = _own_address(host)
+                source = str(host.seen_as or _own_address(host))
             address = parse_address(source)
-            assert address is not None  # noqa: S101 - it is one of our own
+            assert address is not None  # noqa: S101 - configured, or one of our own
             try:
                 await confirm_pin_from(api, address, request.pin, timeout_s=request.timeout_s)
             except HostApiError as error:

@@ -65,7 +65,7 @@ class Play:
         self._sessions = keeper.table
         self._fleet = fleet
         self._host_apps = HostApps(fleet, pairing)
-        self._launcher = Launcher(config, fleet, self._host_apps)
+        self._launcher = Launcher(config, fleet, self._host_apps, keeper.apart)
         self._client_locks: KeyedLocks[ClientId] = KeyedLocks()
         self.accepting = True
         """False once the edge drains: no new launches, sessions go on."""
@@ -215,9 +215,15 @@ class Play:
         elif query.get("mode") is None:  # moonlight-python sends none
             query = query.replaced(mode=session.mode)
         asked = HostRequest("/resume", query, session.id, timeout_s=timeout_s)
+        give_up_at = trio.current_time() + timeout_s
         try:
-            with trio.fail_after(timeout_s):
-                host_url = await self._host_apps.start(session.client, session.backend, asked)
+            async with self.keeper.apart.starting(
+                session.backend, session.id, timeout_s=timeout_s
+            ) as named:
+                with trio.fail_at(give_up_at):
+                    host_url = await self._host_apps.start(session.client, session.backend, asked)
+                    named(host_url.host)
+                return await self._take_up(session, address, request, host_url)
         except (HostUnavailable, trio.TooSlowError) as error:
             raise Refused(
                 503,
@@ -230,6 +236,11 @@ class Play:
             raise Refused(
                 503, error.reason, f'"{session.app_title}" is not running any more. Start it anew.'
             ) from error
+
+    async def _take_up(
+        self, session: Session, address: str, request: LaunchRequest, host_url: RtspUrl
+    ) -> RtspUrl:
+        """Have a session that its host has resumed go on here."""
         if self._sessions.get(session.id) is not session:
             await self._host_apps.undo(session.client, session.backend, session.id)
             raise Refused(503, "session_ended", f'"{session.app_title}" has just been ended.')
