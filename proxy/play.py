@@ -146,6 +146,25 @@ class Play:
                 await self.keeper.end(session, why)
                 await self.keeper.forget_place(session)
 
+    async def end_if_gone(self, session_id: SessionId) -> bool:
+        """End a session here if its host says that its client has none; tell whether it has.
+
+        Raises:
+            Refused: the client is being served just now.
+
+        """
+        session = self._sessions.get(session_id)
+        if session is None:
+            return False
+        async with self._alone(session.client, timeout_s=served_timeout_s):
+            if self._sessions.get(session_id) is not session:
+                return False
+            gone = await self._host_apps.is_gone(session.client, session.backend, session.id)
+            if gone and self._sessions.get(session_id) is session:
+                await self.keeper.end(session, "gone_at_host")
+                return True
+        return False
+
     async def settle(self) -> None:
         """End the apps at hosts that could not be asked when their sessions ended."""
         for client, backend in self._host_apps.owed():

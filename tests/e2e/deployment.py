@@ -42,6 +42,8 @@ class HostPlan:
     apps: tuple[App, ...] = DEFAULT_APPS
     max_sessions: int = 4
     picture: PictureKind = "card"
+    settings: str = ""
+    """TOML for the end of the host's section of its agent's configuration."""
 
     @property
     def backend(self) -> BackendId:
@@ -178,6 +180,7 @@ async def add_host(
         udp_ports="1024-65535",
         wolf_socket=socket,
         max_sessions=plan.max_sessions,
+        settings=plan.settings,
     )
     path = write_agent_config(folder, deployment.config, sample, token)
     scope = trio.CancelScope()
