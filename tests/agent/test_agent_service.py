@@ -203,8 +203,23 @@ async def test_a_host_that_sees_no_source_addresses_is_dialled_from_one_and_aske
         assert set(there.seen) == {"127.0.0.1"}
         wolf = there.wolf
         wolf.script("POST", "/pair/client", {"success": True})
-        wolf.script("GET", "/pair/pending", wolf.pending(("ours", "172.17.0.1")))
-        await tunnel.request("confirm_pin", {"host": "wolf", "pin": PIN, "origin": "pair-1"})
+        wolf.script("GET", "/pair/pending", wolf.pending())
+        earlier_is_over = trio.Event()
+        async with trio.open_nursery() as nursery:
+
+            async def an_earlier_one() -> None:
+                params = {"host": "wolf", "pin": "9999", "origin": "pair-0"}
+                with pytest.raises(RequestFailed) as caught:
+                    await tunnel.request("confirm_pin", params)
+                assert caught.value.reason == "superseded"
+                earlier_is_over.set()
+
+            nursery.start_soon(an_earlier_one)
+            await until(lambda: bool(wolf.asked("GET", "/pair/pending")))
+            ours = {"host": "wolf", "pin": PIN, "origin": "pair-1"}
+            nursery.start_soon(tunnel.request, "confirm_pin", ours)
+            await until(earlier_is_over.is_set)
+            wolf.script("GET", "/pair/pending", wolf.pending(("ours", "172.17.0.1")))
         assert wolf.asked("POST", "/pair/client") == [{"pair_secret": "ours", "pin": PIN}]
 
 
