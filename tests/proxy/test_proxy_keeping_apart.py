@@ -24,6 +24,7 @@ from proxy_fakes import (
 )
 
 from backends.apps import app_id
+from backends.errors import StoreError
 from backends.telling_apart import Telling
 from moonlight.flows import Flow
 from moonlight.http import HttpRequest
@@ -48,6 +49,7 @@ class Stage:
 
     play: Play
     fleet: Fleet
+    store: FakeStore
     labels: list[str] = field(default_factory=list)
     """What it calls the sessions, in the order of launches and resumes."""
     asked: list[str] = field(default_factory=list)
@@ -91,6 +93,7 @@ async def stage(nursery: trio.Nursery) -> AsyncIterator[Stage]:
     stage = Stage(
         new_play(ProxyConfig(hostname="h"), store, fleet, NoTls(), FakeFlows()),
         fleet,
+        store,
     )
 
     async def on_stream(host: str, service: str, stream: trio.abc.Stream) -> None:
@@ -158,6 +161,19 @@ async def test_a_client_that_gives_up_ends_its_turn(
         await stage.play.cancel(PHONE, launch_query())
     else:
         await stage.play.keeper.pause(first.id, "client_left")
+    started = trio.current_time()
+    await stage.launch(TV)
+    assert trio.current_time() == started
+
+
+async def test_a_launch_that_becomes_no_session_ends_its_turn(
+    stage: Stage, autojump_clock: trio.testing.MockClock
+) -> None:
+    stage.labels = ["7.7.7.7", "9.9.9.9"]
+    stage.store.failing = {"add_session"}
+    with pytest.raises(StoreError):
+        await stage.launch(PHONE)
+    stage.store.failing = set()
     started = trio.current_time()
     await stage.launch(TV)
     assert trio.current_time() == started

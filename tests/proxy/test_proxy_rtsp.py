@@ -245,6 +245,28 @@ async def test_a_host_that_mixes_sessions_up_is_not_set_up_for_two(
         assert len(stage.started) == 1 - others
 
 
+async def test_a_client_whose_turn_at_its_host_is_over_reaches_it_no_more(
+    stage: Stage, nursery: trio.Nursery
+) -> None:
+    """Its messages would be taken for those of the one whose turn it is."""
+    tunnel = FakeTunnel(
+        nursery, "agent-2", (HostOffer("wolf", kind="sunshine"),), on_stream=stage.host
+    )
+    backend = BackendId("agent-2/wolf")
+    async with serving(stage.proxy._fleet, tunnel):
+        stage.play.keeper.table.remove(stage.session.id)
+        one = session("s2", backend=backend, since=trio.current_time())
+        stage.play.keeper.table.add(one)
+        assert (await stage.ask(message("OPTIONS", "/"))).startswith(b"RTSP/1.0 200")
+        stage.heard.clear()
+        await stage.play.keeper.note_streaming(one)
+        one.move_to(SessionState.LAUNCHED, trio.current_time())
+        next_one = session("s3", address="192.0.2.9", backend=backend)
+        async with stage.play.keeper.apart.starting(backend, next_one.id, timeout_s=1):
+            assert (await stage.ask(message("OPTIONS", "/"))).startswith(b"RTSP/1.0 503")
+        assert stage.heard == []
+
+
 async def test_secrets_are_new_at_every_setup(stage: Stage) -> None:
     stage.answer = lambda _: ok(("Transport", "server_port=1"))
     for _ in range(3):
