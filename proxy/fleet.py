@@ -305,11 +305,21 @@ class Fleet:
 
     def note_launched(self, backend_id: BackendId, label: str) -> None:
         """Note the host text of the ``sessionUrl0`` that a host has answered."""
+        before = self.telling(backend_id)
         self._registry.note_launched(backend_id, label)
+        self._note_telling(backend_id, before)
 
     def note_set_up(self, backend_id: BackendId, *, secret: bool) -> None:
         """Note whether a host has answered SETUP with a secret of the session."""
+        before = self.telling(backend_id)
         self._registry.note_set_up(backend_id, secret=secret)
+        self._note_telling(backend_id, before)
+
+    def _note_telling(self, backend_id: BackendId, before: Telling) -> None:
+        after = self.telling(backend_id)
+        if after is not before and Telling.ALONE in (before, after):
+            # It changes how many sessions the host is given.
+            self.events.note("host_tells_sessions_apart", backend_id, how=str(after))
 
     def telling(self, backend_id: BackendId) -> Telling:
         """Tell how sessions have to be kept from being mixed up at a host."""

@@ -205,6 +205,8 @@ async def test_a_host_without_secrets_has_one_session_and_the_next_is_told_it_is
     first = await stage.launch(PHONE)
     await stage.shake_hands(first, secret=False)
     assert stage.telling is Telling.ALONE
+    (told,) = [e for e in stage.fleet.events.newest() if e.kind == "host_tells_sessions_apart"]
+    assert (told.subject, told.details) == (BACKEND, {"how": "alone"})
     assert await reason(stage.launch(TV)) == "all_full"
     await stage.play.keeper.pause(first.id, "client_left")
     assert await reason(stage.launch(TV)) == "all_full", "a paused one is mistaken as well"
