@@ -152,9 +152,10 @@ class GpuConfig(_Section):
 class HostConfig(_Section):
     """One host this agent may reach, and all the ports of it that it may reach.
 
-    A host on loopback sees every session from a source address of its own. One that is elsewhere
-    sees them all from this machine's address; if it tells sessions apart by address alone, the
-    edge must not let two launches overlap there.
+    A host on loopback sees every session from a source address of its own. One that is elsewhere,
+    or behind something that hides it (`source_addresses` "never"), sees them all from one address:
+    this machine's, or the one named as `seen_as`. If it goes by addresses alone, the edge lets one
+    session at a time play there.
 
     `gpus` names those of this machine's GPUs that the host uses. Without it they are the ones with
     the most memory, or none for a host whose address is not this machine's.
@@ -168,6 +169,9 @@ class HostConfig(_Section):
     rtsp_port: Port = 48010
     udp_ports: PortRanges = "47998-48010,48100-48299"
     wolf_socket: Path | None = None
+    source_addresses: Literal["auto", "never"] = "auto"
+    seen_as: Address | None = None
+    identifies_sessions_by: Literal["auto", "address"] = "auto"
     max_sessions: Annotated[int, Field(ge=1, le=1024)] = 4
     apps: Annotated[tuple[AppConfig, ...], Field(max_length=MAX_APPS)] | None = None
     gpu: GpuConfig | None = None
@@ -177,6 +181,12 @@ class HostConfig(_Section):
     def _stated_or_read(self) -> HostConfig:
         if self.gpu is not None and self.gpus is not None:
             raise ValueError("set gpu (stated, not read) or gpus (which to read), and not both")
+        return self
+
+    @model_validator(mode="after")
+    def _seen_as_one_or_as_many(self) -> HostConfig:
+        if self.seen_as is not None and self.takes_source_addresses:
+            raise ValueError('seen_as goes with source_addresses = "never"')
         return self
 
     @property
@@ -192,7 +202,11 @@ class HostConfig(_Section):
     @property
     def takes_source_addresses(self) -> bool:
         """Whether every session can have a source address of its own (all of 127/8 is ours)."""
-        return self.address.version == 4 and self.address.is_loopback
+        return (
+            self.source_addresses == "auto"
+            and self.address.version == 4
+            and self.address.is_loopback
+        )
 
 
 class NeighbourConfig(_Section):

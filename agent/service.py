@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import socket
 import ssl
-from collections.abc import Mapping
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -111,6 +111,7 @@ class Agent:
         self._streams = StreamRelay(addresses, config.limits)
         self._neighbours = Neighbours(config.neighbours)
         self._software = _software()
+        self._confirming: dict[tuple[str, str], trio.CancelScope] = {}
 
     def hello(self) -> Hello:
         """Introduce this agent, with its hosts and their apps as last heard."""
@@ -177,13 +178,31 @@ class Agent:
             if host.takes_source_addresses:
                 source = leases.enter_context(self._addresses.lease(request.origin))
             else:
-                source = _own_address(host)
+                source = str(host.seen_as or _own_address(host))
             address = parse_address(source)
-            assert address is not None  # noqa: S101 - it is one of our own
+            assert address is not None  # noqa: S101 - configured, or one of our own
             try:
-                await confirm_pin_from(api, address, request.pin, timeout_s=request.timeout_s)
+                with self._newest_confirmation(host.name, source):
+                    await confirm_pin_from(api, address, request.pin, timeout_s=request.timeout_s)
             except HostApiError as error:
                 raise RequestFailed(error.reason, str(error)) from error
+
+    @contextmanager
+    def _newest_confirmation(self, host: str, source: str) -> Iterator[None]:
+        """Break off an earlier confirmation for this address: it would take our pairing for its."""
+        if (earlier := self._confirming.get((host, source))) is not None:
+            earlier.cancel()
+        with trio.CancelScope() as scope:
+            self._confirming[host, source] = scope
+            try:
+                yield
+            finally:
+                if self._confirming.get((host, source)) is scope:
+                    del self._confirming[host, source]
+        if scope.cancelled_caught:
+            raise RequestFailed(
+                "superseded", "another pairing from the same address waits for its PIN now"
+            )
 
 
 def _own_address(host: HostConfig) -> str:

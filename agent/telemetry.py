@@ -117,6 +117,8 @@ class _HostWatch:
             http_port=host.http_port,
             https_port=host.https_port,
             rtsp_port=host.rtsp_port,
+            own_addresses=host.takes_source_addresses,
+            by_address=host.identifies_sessions_by == "address",
         )
 
     async def report(self) -> HostReport:

@@ -183,14 +183,13 @@ async def confirm_pin_from(
     Every pairing pending from there gets the PIN, since one that was given up by its client may
     still be listed beside the one that is meant.
     """
+    others: set[_Address] = set()
     try:
         with trio.fail_after(timeout_s):
             while True:
-                pending = [
-                    pairing
-                    for pairing in await api.pending_pairings()
-                    if pairing.address == address
-                ]
+                waiting = await api.pending_pairings()
+                others = {pairing.address for pairing in waiting} - {address}
+                pending = [pairing for pairing in waiting if pairing.address == address]
                 outcomes = [await api.confirm(pairing, pin) for pairing in pending]
                 if any(outcomes):
                     return
@@ -198,8 +197,18 @@ async def confirm_pin_from(
     except trio.TooSlowError:
         raise HostApiError(
             "no_pending_pairing",
-            f"no pairing from {address} was waiting at the host within {timeout_s:g} s",
+            f"no pairing from {address} was waiting at the host within {timeout_s:g} s"
+            + _seen_otherwise(others),
         ) from None
+
+
+def _seen_otherwise(others: set[_Address]) -> str:
+    if not others:
+        return ""
+    return (
+        f", but one from {min(map(str, others))}: if that is how this host sees the agent, set "
+        'source_addresses = "never" and seen_as for it'
+    )
 
 
 def parse_address(text: str) -> _Address | None:

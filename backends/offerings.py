@@ -15,6 +15,10 @@ class HostOffering:
     kind: str
     max_sessions: int
     apps: tuple[AppOffer, ...] = ()
+    own_addresses: bool = True
+    """It sees each session come from an address of its own."""
+    by_address: bool = False
+    """It tells sessions apart by address alone, says its operator."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NewType
 
@@ -32,6 +32,7 @@ from backends.model import (
 from backends.offerings import AgentOffering, GpuMemory, HostOffering, HostStatus
 from backends.selection import Refusal
 from backends.slots import Reservation, Slots
+from backends.telling_apart import Seen, Telling, telling
 
 ConnectionId = NewType("ConnectionId", int)
 """Names one connection of one agent, so that news of an older one cannot harm a newer."""
@@ -79,6 +80,8 @@ class _Host:
     apps: AppOffers
     down: str | None = None
     gpu_memory: GpuMemory | None = None
+    seen: Seen = field(default_factory=Seen)
+    counts_sessions: bool = False
 
 
 @dataclass(slots=True)
@@ -217,6 +220,36 @@ class Registry:
             return False
         return not host.health.up and host.down != launches_fail
 
+    def note_launched(self, identifier: BackendId, label: str) -> None:
+        """Note the host text of the ``sessionUrl0`` that a host has answered."""
+        self._note_seen(identifier, lambda seen: seen.launched(label))
+
+    def note_set_up(self, identifier: BackendId, *, secret: bool) -> None:
+        """Note whether a host has answered SETUP with a secret of the session."""
+        self._note_seen(identifier, lambda seen: seen.set_up(secret=secret))
+
+    def telling(self, identifier: BackendId) -> Telling:
+        """Tell how sessions have to be kept from being mixed up at a host."""
+        _, host = self._find(identifier)
+        return Telling.APART if host is None else _telling(host)
+
+    def missing_sessions(self, identifier: BackendId) -> int | None:
+        """Tell how many of the sessions that a host's last report must include it did not count.
+
+        None for a host that does not count its sessions.
+        """
+        _, host = self._find(identifier)
+        if host is None or not host.counts_sessions:
+            return None
+        slots = self._slots.get(identifier, _NO_SLOTS)
+        return max(0, len(slots.included) - slots.reported)
+
+    def _note_seen(self, identifier: BackendId, change: Callable[[Seen], Seen]) -> None:
+        agent, host = self._find(identifier)
+        if agent is not None and host is not None:
+            host.seen = change(host.seen)
+            self._show_host(agent, identifier, host)
+
     def set_drains(self, targets: Iterable[str]) -> None:
         """Say which backend ids and agent ids take no new sessions, as the store lists them."""
         drains = frozenset(targets)
@@ -274,6 +307,8 @@ class Registry:
             hosts[identifier] = _Host(
                 host, health, self._apps(host.apps), down=None if known is None else known.down
             )
+            if known is not None:
+                hosts[identifier].seen = known.seen
         return hosts
 
     def _place(self, offer: AgentOffering) -> Place | None:
@@ -295,6 +330,7 @@ class Registry:
             # The same object while they are the same, so that comparing them costs nothing.
             host.apps = host.apps if host.apps == apps else apps
         slots = self._slots.setdefault(identifier, Slots())
+        host.counts_sessions = status.sessions is not None
         if status.sessions is not None:
             slots.report(status.sessions)
         if status.gpu_memory is not None:
@@ -358,7 +394,7 @@ class Registry:
             place=agent.place,
             apps=host.apps,
             sessions=slots.sessions,
-            max_sessions=host.offer.max_sessions,
+            max_sessions=_max_sessions(host),
             health=health,
             trouble=trouble,
             draining=identifier in self._drains or agent.offer.agent_id in self._drains,
@@ -379,6 +415,18 @@ def _health(agent: _Agent, host: _Host) -> tuple[Health, str | None]:
     if agent.stale:
         return Health.DEGRADED, telemetry_stale
     return Health.HEALTHY, None
+
+
+def _telling(host: _Host) -> Telling:
+    offer = host.offer
+    return telling(
+        offer.kind, host.seen, own_addresses=offer.own_addresses, by_address=offer.by_address
+    )
+
+
+def _max_sessions(host: _Host) -> int:
+    most = host.offer.max_sessions
+    return min(1, most) if _telling(host) is Telling.ALONE else most
 
 
 def _share(memory: GpuMemory | None, more_bytes: int) -> float | None:

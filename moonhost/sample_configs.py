@@ -75,6 +75,8 @@ class SampleHost:
     max_sessions: int = 4
     latitude: float = 0.0
     longitude: float = 0.0
+    settings: str = ""
+    """TOML for the end of the host's section."""
 
 
 def write_agent_config(folder: Path, edge: ProxyConfig, host: SampleHost, token: str) -> Path:
@@ -106,6 +108,7 @@ rtsp_port = {host.rtsp_port}
 udp_ports = "{host.udp_ports}"
 wolf_socket = {json.dumps(str(host.wolf_socket))}
 max_sessions = {host.max_sessions}
+{host.settings}
 """
     )
     return path

@@ -25,6 +25,7 @@ from backends.registry import ConnectionId, Registry
 from backends.selection import Decision, Explanation, LaunchIntent, explain, select
 from backends.slots import Reservation
 from backends.store import Store
+from backends.telling_apart import Telling
 from backends.tokens import token_hash
 from proxy.access import Access, everything
 from proxy.errors import HostUnavailable
@@ -306,6 +307,32 @@ class Fleet:
         """Tell whether an agent is connected."""
         return agent_id in self._tunnels
 
+    def note_launched(self, backend_id: BackendId, label: str) -> None:
+        """Note the host text of the ``sessionUrl0`` that a host has answered."""
+        before = self.telling(backend_id)
+        self._registry.note_launched(backend_id, label)
+        self._note_telling(backend_id, before)
+
+    def note_set_up(self, backend_id: BackendId, *, secret: bool) -> None:
+        """Note whether a host has answered SETUP with a secret of the session."""
+        before = self.telling(backend_id)
+        self._registry.note_set_up(backend_id, secret=secret)
+        self._note_telling(backend_id, before)
+
+    def _note_telling(self, backend_id: BackendId, before: Telling) -> None:
+        after = self.telling(backend_id)
+        if after is not before and Telling.ALONE in (before, after):
+            # It changes how many sessions the host is given.
+            self.events.note("host_tells_sessions_apart", backend_id, how=str(after))
+
+    def telling(self, backend_id: BackendId) -> Telling:
+        """Tell how sessions have to be kept from being mixed up at a host."""
+        return self._registry.telling(backend_id)
+
+    def missing_sessions(self, backend_id: BackendId) -> int | None:
+        """Tell how many sessions a host ought to have counted and did not; None: it counts none."""
+        return self._registry.missing_sessions(backend_id)
+
     def is_connected(self, backend_id: BackendId) -> bool:
         """Tell whether there is a tunnel to a backend."""
         return agent_of(backend_id) in self._tunnels
@@ -347,7 +374,14 @@ def _offering(tunnel: AgentTunnel) -> AgentOffering:
         latitude=hello.latitude,
         longitude=hello.longitude,
         hosts=tuple(
-            HostOffering(host.name, host.kind, host.max_sessions, _apps(host.apps))
+            HostOffering(
+                host.name,
+                host.kind,
+                host.max_sessions,
+                _apps(host.apps),
+                own_addresses=host.own_addresses,
+                by_address=host.by_address,
+            )
             for host in hello.hosts
         ),
     )

@@ -14,6 +14,7 @@ from moonlight.errors import ProtocolError
 from moonlight.http import Query
 from moonlight.identity import ClientId
 from moonlight.launch import RtspUrl, session_url
+from moonlight.serverinfo import ServerInfo
 from moonlight.xml import Answer
 from moonlight.xml import HostRefused as HostAnsweredError
 from proxy.errors import EdgeError, HostIdentityChanged, HostRefused, HostUnavailable
@@ -26,6 +27,7 @@ _log = structlog.get_logger()
 
 cancel_timeout_s: Final = 20.0
 undo_timeout_s: Final = 5.0
+ask_timeout_s: Final = 5.0
 max_owed: Final = 1_024
 """Apps that are still to be ended at hosts; the longest owed are forgotten first."""
 unauthorized: Final = 401
@@ -111,6 +113,18 @@ class HostApps:
                 reason=failure.reason,
                 why=str(failure),
             )
+
+    async def is_gone(self, client: ClientId, backend: BackendId, session: SessionId) -> bool:
+        """Tell whether a host says that nothing runs for a client; no answer is no such word."""
+        request = HostRequest("/serverinfo", edge_query, session, timeout_s=ask_timeout_s)
+        try:
+            with trio.fail_after(ask_timeout_s):
+                info = ServerInfo.parse(await self._ask(client, backend, request))
+        except (EdgeError, StoreError, ProtocolError, trio.TooSlowError) as error:
+            _log.info("host_not_asked", session=session, backend=backend, why=str(error))
+            return False
+        # Who is not paired is told of nothing that runs.
+        return info.paired and not info.busy and info.current_game == 0
 
     async def undo(self, client: ClientId, backend: BackendId, session: SessionId) -> None:
         """End an app that a host has started, or may have, for a session that is none."""

@@ -115,10 +115,13 @@ class HostPairing:
     async def _pair_with_patience(
         self, identity: Identity, client: ClientId, backend: BackendId
     ) -> PairingRecord:
+        # The same at each attempt: where all pairings come from one address, the agent may still be
+        # looking for the one before, and tell the host the PIN of that.
+        pin = f"{secrets.randbelow(10_000):04}"
         for attempt in range(1, attempts + 1):
             try:
                 with trio.fail_after(pairing_timeout_s):
-                    certificate = await self._pair(identity, client, backend)
+                    certificate = await self._pair(identity, client, backend, pin)
             except trio.TooSlowError:
                 raise HostUnavailable(
                     "host_pairing_timeout",
@@ -139,9 +142,8 @@ class HostPairing:
         raise AssertionError("the last attempt returns or raises")
 
     async def _pair(
-        self, identity: Identity, client: ClientId, backend: BackendId
+        self, identity: Identity, client: ClientId, backend: BackendId, pin: str
     ) -> PeerCertificate:
-        pin = f"{secrets.randbelow(10_000):04}"
         machine = PairingClient(identity, pin)
         origin = f"pair-{client[:16]}-{secrets.token_hex(4)}"
         unconfirmed: HostUnavailable | None = None

@@ -24,6 +24,7 @@ from proxy.errors import EdgeError, HostRefused, Refused
 from proxy.fleet import Fleet, LaunchFailure, agent_offline
 from proxy.host_apps import HostApps, host_refused
 from proxy.hosts import HostRequest
+from proxy.keeping_apart import KeepingApart
 from proxy.sessions import SessionId, new_session_id
 from revdial.errors import TunnelError
 
@@ -48,9 +49,12 @@ class Launched:
 class Launcher:
     """Finds a backend that starts an app; knows nothing of sessions."""
 
-    def __init__(self, config: ProxyConfig, fleet: Fleet, host_apps: HostApps) -> None:
+    def __init__(
+        self, config: ProxyConfig, fleet: Fleet, host_apps: HostApps, apart: KeepingApart
+    ) -> None:
         self._config = config.sessions
         self._fleet = fleet
+        self._apart = apart
         self._host_apps = host_apps
 
     async def launch(
@@ -93,6 +97,7 @@ class Launcher:
         try:
             await self._host_apps.undo(client, launched.backend, launched.session)
         finally:
+            self._apart.over(launched.backend, launched.session)
             self._fleet.release(launched.reservation)
 
     async def _attempt(
@@ -112,19 +117,22 @@ class Launcher:
         session = new_session_id()
         query = request.to_query(app_id=_native_id(decision.backend, intent.app_title))
         asked = HostRequest("/launch", query, session, timeout_s=timeout_s)
-        try:
-            with trio.fail_after(timeout_s):
-                url = await self._host_apps.start(client, backend, asked)
-        except BaseException as error:
-            if not (isinstance(error, HostRefused) and error.reason == host_refused):
-                # It may run there all the same, and nobody would ever end it.
-                await self._host_apps.undo(client, backend, session)
-            if isinstance(error, trio.TooSlowError):
-                raise _TookTooLong(
-                    "host_timeout", f"{backend} took longer than {timeout_s:g} s to launch"
-                ) from None
-            raise
-        return Launched(session, backend, url, reservation)
+        give_up_at = trio.current_time() + timeout_s
+        async with self._apart.starting(backend, session, timeout_s=timeout_s) as named:
+            try:
+                with trio.fail_at(give_up_at):
+                    url = await self._host_apps.start(client, backend, asked)
+                    named(url.host)
+            except BaseException as error:
+                if not (isinstance(error, HostRefused) and error.reason == host_refused):
+                    # It may run there all the same, and nobody would ever end it.
+                    await self._host_apps.undo(client, backend, session)
+                if isinstance(error, trio.TooSlowError):
+                    raise _TookTooLong(
+                        "host_timeout", f"{backend} took longer than {timeout_s:g} s to launch"
+                    ) from None
+                raise
+            return Launched(session, backend, url, reservation)
 
 
 class _TookTooLong(EdgeError):

@@ -73,7 +73,7 @@ class Play:
         self._sessions = keeper.table
         self._fleet = fleet
         self._host_apps = HostApps(fleet, pairing)
-        self._launcher = Launcher(config, fleet, self._host_apps)
+        self._launcher = Launcher(config, fleet, self._host_apps, keeper.apart)
         self._client_locks: KeyedLocks[ClientId] = KeyedLocks()
         self.accepting = True
         """False once the edge drains: no new launches, sessions go on."""
@@ -153,6 +153,25 @@ class Play:
             if self._sessions.get(session_id) is session:
                 await self.keeper.end(session, why)
                 await self.keeper.forget_place(session)
+
+    async def end_if_gone(self, session_id: SessionId) -> bool:
+        """End a session here if its host says that its client has none; tell whether it has.
+
+        Raises:
+            Refused: the client is being served just now.
+
+        """
+        session = self._sessions.get(session_id)
+        if session is None:
+            return False
+        async with self._alone(session.client, timeout_s=served_timeout_s):
+            if self._sessions.get(session_id) is not session:
+                return False
+            gone = await self._host_apps.is_gone(session.client, session.backend, session.id)
+            if gone and self._sessions.get(session_id) is session:
+                await self.keeper.end(session, "gone_at_host")
+                return True
+        return False
 
     async def settle(self) -> None:
         """End the apps at hosts that could not be asked when their sessions ended."""
@@ -236,9 +255,15 @@ class Play:
         elif query.get("mode") is None:  # moonlight-python sends none
             query = query.replaced(mode=session.mode)
         asked = HostRequest("/resume", query, session.id, timeout_s=timeout_s)
+        give_up_at = trio.current_time() + timeout_s
         try:
-            with trio.fail_after(timeout_s):
-                host_url = await self._host_apps.start(session.client, session.backend, asked)
+            async with self.keeper.apart.starting(
+                session.backend, session.id, timeout_s=timeout_s
+            ) as named:
+                with trio.fail_at(give_up_at):
+                    host_url = await self._host_apps.start(session.client, session.backend, asked)
+                    named(host_url.host)
+                return await self._take_up(session, address, request, host_url)
         except (HostUnavailable, trio.TooSlowError) as error:
             if self._waker and self._waker.wake(session.backend, by=session.client):
                 what = f'The computer on which "{session.app_title}" runs'
@@ -254,6 +279,11 @@ class Play:
             raise Refused(
                 503, error.reason, f'"{session.app_title}" is not running any more. Start it anew.'
             ) from error
+
+    async def _take_up(
+        self, session: Session, address: str, request: LaunchRequest, host_url: RtspUrl
+    ) -> RtspUrl:
+        """Have a session that its host has resumed go on here."""
         if self._sessions.get(session.id) is not session:
             await self._host_apps.undo(session.client, session.backend, session.id)
             raise Refused(503, "session_ended", f'"{session.app_title}" has just been ended.')

@@ -99,6 +99,7 @@ class RtspProxy:
             return request.answer(status=454, reason="Session Not Found")
         try:
             host_url = session.host_rtsp
+            self._keeper.apart.check(session)
             answer = await self._ask_host(session, request)
             if self._keeper.table.get(session.id) is not session or session.host_rtsp != host_url:
                 raise Refused(454, "session_gone", "the session ended or was resumed meanwhile")
@@ -185,6 +186,7 @@ class RtspProxy:
             raise HostUnavailable(error.reason, f"SETUP of {flow}: {error}") from error
         if host_port is None:
             raise HostUnavailable("no_server_port", f"the host named no port for {flow}")
+        self._keeper.apart.set_up(session, secret=host_secret is not None)
         terms = FlowTerms(host_port, edge_secret, host_secret)
         self._start_flow(session, flow, terms)
         await self._keeper.note_flow(session, flow, terms)

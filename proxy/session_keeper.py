@@ -16,6 +16,7 @@ from moonlight.flows import Flow
 from moonlight.launch import RtspUrl
 from proxy.config import ProxyConfig
 from proxy.fleet import Fleet
+from proxy.keeping_apart import KeepingApart
 from proxy.session_records import from_record, to_record
 from proxy.sessions import (
     FlowTerms,
@@ -65,6 +66,7 @@ class SessionKeeper:
         self._undeleted: set[SessionId] = set()
         listen = config.listen
         self.table = SessionTable(PortRules(listen.rtsp_port_range, listen.own_udp_port_range))
+        self.apart = KeepingApart(fleet, self.table)
 
     async def begin(self, session: Session) -> None:
         """Take up a session that its host has launched.
@@ -115,6 +117,7 @@ class SessionKeeper:
         if session is not None and session.state is not SessionState.PAUSED:
             self._flows.stop(session.id)
             self.table.move(session, SessionState.PAUSED, trio.current_time())
+            self.apart.over(session.backend, session.id)
             self._note_fewer()
             _log.info("session_paused", session=session.id, why=why)
             await self._write(session)
@@ -132,6 +135,7 @@ class SessionKeeper:
         if self.table.remove(session.id, trio.current_time()) is None:
             return
         self._fleet.release(session.reservation)
+        self.apart.over(session.backend, session.id)
         self._note_fewer()
         _log.info("session_ended", session=session.id, backend=session.backend, why=why)
         self._undeleted.add(session.id)
@@ -176,6 +180,7 @@ class SessionKeeper:
     async def note_streaming(self, session: Session) -> None:
         """Note that the host accepted PLAY."""
         self.table.move(session, SessionState.STREAMING, trio.current_time())
+        self.apart.over(session.backend, session.id)
         _log.info("session_streaming", session=session.id, backend=session.backend)
         await self._write(session)
 

@@ -12,6 +12,7 @@ from backends.errors import StoreError
 from proxy.config import ProxyConfig
 from proxy.errors import Refused
 from proxy.fleet import Fleet
+from proxy.lost_sessions import LostSessions
 from proxy.media import Media
 from proxy.play import Play
 from proxy.session_keeper import SessionKeeper
@@ -33,6 +34,7 @@ class Upkeep:
         self._keeper = keeper
         self._play = play
         self._media = media
+        self.lost_sessions = LostSessions(fleet, keeper.table, play, media)
         self._heard: dict[SessionId, int] = {}
         self._began_at = 0.0
 
@@ -41,6 +43,7 @@ class Upkeep:
         self._began_at = trio.current_time()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._ask_hosts_forever)
+            nursery.start_soon(self.lost_sessions.run)
             while True:
                 await trio.sleep(round_s)
                 await self.make_round()

@@ -65,7 +65,11 @@ class AppOffer(msgspec.Struct, frozen=True):
 
 
 class HostOffer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One host an agent can reach."""
+    """One host an agent can reach.
+
+    `own_addresses`: it sees each origin (see `Dial`) at an address of its own. `by_address`: it
+    goes by addresses alone, says its operator.
+    """
 
     name: Short
     kind: Label = "wolf"
@@ -74,6 +78,8 @@ class HostOffer(msgspec.Struct, frozen=True, omit_defaults=True):
     http_port: Port = 47989
     https_port: Port = 47984
     rtsp_port: Port = 48010
+    own_addresses: bool = True
+    by_address: bool = False
 
 
 class GpuReport(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -212,3 +212,26 @@ def test_ranges_hold_what_they_say(pairs: list[tuple[int, int]]) -> None:
     spans = [(low, min(65535, low + extra)) for low, extra in pairs]
     text = " , ".join(f"{low}-{high}" if high > low else str(low) for low, high in spans)
     assert parse_port_ranges(text) == tuple(range(low, high + 1) for low, high in spans)
+
+
+@pytest.mark.parametrize(
+    ("settings", "own"),
+    [
+        ("", True),
+        ('address = "127.0.0.9"', True),
+        ('source_addresses = "never"', False),
+        ('source_addresses = "never"\nseen_as = "172.17.0.1"', False),
+        ('address = "10.0.0.5"', False),
+        ('address = "10.0.0.5"\nseen_as = "10.0.0.1"', False),
+        ('address = "::1"', False),
+    ],
+)
+def test_sessions_have_addresses_of_their_own_only_where_the_host_can_see_them(
+    tmp_path: Path, settings: str, own: bool
+) -> None:
+    assert loaded(tmp_path, MINIMAL + settings).hosts[0].takes_source_addresses is own
+
+
+def test_a_host_sees_an_agent_as_one_address_or_as_many(tmp_path: Path) -> None:
+    (complaint,) = complaints(tmp_path, MINIMAL + 'seen_as = "172.17.0.1"')
+    assert 'source_addresses = "never"' in complaint

@@ -190,6 +190,39 @@ async def test_the_pin_is_confirmed_for_the_origins_address(tmp_path: Path) -> N
         assert PIN not in str(logs)
 
 
+async def test_a_host_that_sees_no_source_addresses_is_dialled_from_one_and_asked_for_another(
+    tmp_path: Path,
+) -> None:
+    hidden = {"source_addresses": "never", "seen_as": "172.17.0.1"}
+    async with connected(tmp_path, **hidden) as (tunnel, there):
+        assert not tunnel.hello.hosts[0].own_addresses
+        there.seen.clear()
+        async with await tunnel.open_stream("wolf", "http", origin="s1") as stream:
+            await stream.send_all(b"x")
+            await stream.receive_some()
+        assert set(there.seen) == {"127.0.0.1"}
+        wolf = there.wolf
+        wolf.script("POST", "/pair/client", {"success": True})
+        wolf.script("GET", "/pair/pending", wolf.pending())
+        earlier_is_over = trio.Event()
+        async with trio.open_nursery() as nursery:
+
+            async def an_earlier_one() -> None:
+                params = {"host": "wolf", "pin": "9999", "origin": "pair-0"}
+                with pytest.raises(RequestFailed) as caught:
+                    await tunnel.request("confirm_pin", params)
+                assert caught.value.reason == "superseded"
+                earlier_is_over.set()
+
+            nursery.start_soon(an_earlier_one)
+            await until(lambda: bool(wolf.asked("GET", "/pair/pending")))
+            ours = {"host": "wolf", "pin": PIN, "origin": "pair-1"}
+            nursery.start_soon(tunnel.request, "confirm_pin", ours)
+            await until(earlier_is_over.is_set)
+            wolf.script("GET", "/pair/pending", wolf.pending(("ours", "172.17.0.1")))
+        assert wolf.asked("POST", "/pair/client") == [{"pair_secret": "ours", "pin": PIN}]
+
+
 @pytest.mark.parametrize(
     ("method", "params", "reason"),
     [

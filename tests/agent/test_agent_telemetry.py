@@ -68,6 +68,14 @@ async def test_a_hello_offers_what_is_configured() -> None:
         assert it.api("wolf") is None
 
 
+async def test_a_hello_tells_whether_a_host_can_tell_sessions_apart() -> None:
+    near = config(identifies_sessions_by="address")
+    hidden = config(name="two", source_addresses="never")
+    async with Telemetry.open([near, hidden], LimitsConfig(), unread) as it:
+        told = [(offer.own_addresses, offer.by_address) for offer in it.offers()]
+        assert told == [(True, True), (False, False)]
+
+
 async def test_a_heartbeat_tells_which_ports_answer() -> None:
     async with ports(3) as (http, https, rtsp):
         host = config(http_port=http, https_port=https, rtsp_port=rtsp)

@@ -186,3 +186,13 @@ async def test_a_pairing_that_never_comes(
 )
 def test_addresses_as_hosts_write_them(text: str, address: str | None) -> None:
     assert parse_address(text) == (None if address is None else ip_address(address))
+
+
+async def test_a_pairing_that_is_seen_from_elsewhere_is_told_with_what_to_set(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with wolf_and_api(tmp_path) as (wolf, api):
+        wolf.script("GET", PENDING, wolf.pending(("ours", "172.17.0.1")))
+        with pytest.raises(HostApiError, match=r"one from 172\.17\.0\.1.*seen_as"):
+            await confirm_pin_from(api, ADDRESS, "1234", timeout_s=2)
+        assert wolf.asked("POST", "/pair/client") == []

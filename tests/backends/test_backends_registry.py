@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import trio
@@ -19,6 +19,7 @@ from backends.offerings import AgentOffering, GpuMemory, HostOffering, HostStatu
 from backends.registry import ConnectionId, Registry, RegistryRules, Transition, launches_fail
 from backends.selection import LaunchIntent, select
 from backends.slots import Reservation
+from backends.telling_apart import Telling
 from tests.backends.backends_made import NOW
 
 WOLF = BackendId("alpha/wolf")
@@ -661,3 +662,59 @@ class Fleet(RuleBasedStateMachine):
 
 Fleet.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestFleet = Fleet.TestCase
+
+
+def offered_at_one_address(registry: Registry, now: float = 0, **told: bool) -> ConnectionId:
+    offer = replace(host(max_sessions=3), own_addresses=False, **told)
+    return registry.agent_connected(agent("alpha", offer), now=now)
+
+
+def test_a_host_that_cannot_tell_sessions_apart_takes_one_as_soon_as_that_is_seen() -> None:
+    registry = Registry()
+    offered_at_one_address(registry)
+    registry.reserve(WOLF)
+    assert (only(registry).max_sessions, registry.telling(WOLF)) == (3, Telling.IN_TURN)
+    registry.note_set_up(WOLF, secret=False)
+    assert (only(registry).max_sessions, registry.telling(WOLF)) == (1, Telling.ALONE)
+    with pytest.raises(NoBackend):
+        registry.reserve(WOLF)
+
+
+def test_what_was_seen_of_a_host_outlives_its_agents_connection() -> None:
+    registry = Registry()
+    offered_at_one_address(registry)
+    registry.note_launched(WOLF, "7.7.7.7")
+    registry.note_set_up(WOLF, secret=True)
+    offered_at_one_address(registry, now=5)
+    registry.note_launched(WOLF, "9.9.9.9")
+    assert (only(registry).max_sessions, registry.telling(WOLF)) == (3, Telling.APART)
+
+
+def test_an_operator_can_say_that_a_host_goes_by_address() -> None:
+    registry = Registry()
+    offered_at_one_address(registry, by_address=True)
+    assert only(registry).max_sessions == 1
+
+
+def test_nothing_is_noted_of_a_host_that_is_not_there() -> None:
+    registry = Registry()
+    registry.note_set_up(WOLF, secret=False)
+    assert registry.telling(WOLF) is Telling.APART
+    assert registry.missing_sessions(WOLF) is None
+
+
+def test_sessions_that_a_report_ought_to_include_and_does_not_are_missing() -> None:
+    registry = Registry()
+    connection = connected(registry)
+    started = [registry.reserve(WOLF) for _ in range(2)]
+    registry.started(started[0])
+    registry.heartbeat("alpha", connection, [FINE], now=1)
+    assert registry.missing_sessions(WOLF) is None, "it does not count"
+    registry.heartbeat("alpha", connection, [replace(FINE, sessions=1)], now=2)
+    assert registry.missing_sessions(WOLF) == 0
+    registry.started(started[1])
+    assert registry.missing_sessions(WOLF) == 0, "too young for the last report"
+    registry.heartbeat("alpha", connection, [replace(FINE, sessions=0)], now=3)
+    assert registry.missing_sessions(WOLF) == 2
+    registry.heartbeat("alpha", connection, [replace(FINE, sessions=5)], now=4)
+    assert registry.missing_sessions(WOLF) == 0

@@ -42,8 +42,8 @@ class HostPlan:
     apps: tuple[App, ...] = DEFAULT_APPS
     max_sessions: int = 4
     picture: PictureKind = "card"
-    agent_settings: str = ""
-    """TOML for the end of its agent's configuration."""
+    settings: str = ""
+    """TOML for the end of its agent's configuration, which is the host's section."""
 
     @property
     def backend(self) -> BackendId:
@@ -180,9 +180,9 @@ async def add_host(
         udp_ports="1024-65535",
         wolf_socket=socket,
         max_sessions=plan.max_sessions,
+        settings=plan.settings,
     )
     path = write_agent_config(folder, deployment.config, sample, token)
-    path.write_text(path.read_text() + plan.agent_settings)
     scope = trio.CancelScope()
 
     async def agent() -> None:

@@ -50,7 +50,7 @@ mac = "{SLEEPER_MAC}"
 broadcast = "127.255.255.255"
 port = {card.getsockname()[1]}
 """
-        plans = (HostPlan("one"), HostPlan("two", apps=(), agent_settings=neighbour))
+        plans = (HostPlan("one"), HostPlan("two", apps=(), settings=neighbour))
         async with deployed(tmp_path, *plans, settings=WAKE) as deployment:
             anna = await Player.at(deployment, "127.11.0.1")
             mac = parse_mac((await anna.client._http.serverinfo()).mac)

@@ -22,6 +22,7 @@ from proxy_fakes import (
     session,
 )
 
+from backends.model import BackendId
 from moonlight.announce import StreamSettings
 from moonlight.flows import Flow
 from moonlight.ping import is_ping_payload
@@ -34,6 +35,7 @@ from proxy.rtsp import RtspProxy
 from proxy.session_records import to_record
 from proxy.sessions import FlowTerms, Session, SessionState
 from revdial.errors import DialRefused, TunnelClosed
+from revdial.messages import HostOffer
 
 HOME = "192.0.2.1"
 HOST_PAYLOAD = "HOST-HOST-HOST-0"
@@ -220,6 +222,49 @@ async def test_a_host_without_secrets_has_them_added_towards_the_client(stage: S
     answer = (await stage.ask(SETUP[Flow.AUDIO])).decode()
     assert re.search("X-SS-Ping-Payload: .{16}\r\n", answer)
     assert stage.started[0][2].host_secret is None
+
+
+@pytest.mark.parametrize("others", [0, 1])
+async def test_a_host_that_mixes_sessions_up_is_not_set_up_for_two(
+    stage: Stage, nursery: trio.Nursery, others: int
+) -> None:
+    """It gives no secrets, and sees all sessions at one address."""
+    hosts = (HostOffer("wolf", own_addresses=False),)
+    tunnel = FakeTunnel(nursery, "agent-2", hosts, on_stream=stage.host)
+    backend = BackendId("agent-2/wolf")
+    stage.answer = lambda _: ok(("Transport", "server_port=48200"))
+    async with serving(stage.proxy._fleet, tunnel):
+        stage.play.keeper.table.remove(stage.session.id)
+        one = session("s2", backend=backend, since=trio.current_time())
+        stage.play.keeper.table.add(one)
+        for number in range(others):
+            other = session(f"s3{number}", backend=backend, state=SessionState.PAUSED)
+            stage.play.keeper.table.add(other)
+        answer = await stage.ask(SETUP[Flow.AUDIO])
+        assert answer.startswith(b"RTSP/1.0 503" if others else b"RTSP/1.0 200")
+        assert len(stage.started) == 1 - others
+
+
+async def test_a_client_whose_turn_at_its_host_is_over_reaches_it_no_more(
+    stage: Stage, nursery: trio.Nursery
+) -> None:
+    """Its messages would be taken for those of the one whose turn it is."""
+    tunnel = FakeTunnel(
+        nursery, "agent-2", (HostOffer("wolf", kind="sunshine"),), on_stream=stage.host
+    )
+    backend = BackendId("agent-2/wolf")
+    async with serving(stage.proxy._fleet, tunnel):
+        stage.play.keeper.table.remove(stage.session.id)
+        one = session("s2", backend=backend, since=trio.current_time())
+        stage.play.keeper.table.add(one)
+        assert (await stage.ask(message("OPTIONS", "/"))).startswith(b"RTSP/1.0 200")
+        stage.heard.clear()
+        await stage.play.keeper.note_streaming(one)
+        one.move_to(SessionState.LAUNCHED, trio.current_time())
+        next_one = session("s3", address="192.0.2.9", backend=backend)
+        async with stage.play.keeper.apart.starting(backend, next_one.id, timeout_s=1):
+            assert (await stage.ask(message("OPTIONS", "/"))).startswith(b"RTSP/1.0 503")
+        assert stage.heard == []
 
 
 async def test_secrets_are_new_at_every_setup(stage: Stage) -> None:
