@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -17,7 +18,14 @@ from moonlight.launch import RtspUrl
 from proxy.config import ProxyConfig
 from proxy.fleet import Fleet
 from proxy.session_records import from_record, to_record
-from proxy.sessions import FlowTerms, Session, SessionId, SessionState, SessionTable
+from proxy.sessions import (
+    FlowTerms,
+    Session,
+    SessionId,
+    SessionState,
+    SessionTable,
+    VideoEncryptor,
+)
 
 _log = structlog.get_logger()
 
@@ -95,6 +103,8 @@ class SessionKeeper:
         session.flows.clear()
         session.control_client = None
         session.kbps = None
+        session.video = replace(session.video, by=VideoEncryptor.NOBODY)
+        session.sealer = None
         session.client_address = address
         session.host_rtsp = host_rtsp
         session.rtsp_port = rtsp_port
@@ -157,6 +167,10 @@ class SessionKeeper:
     async def note_flow(self, session: Session, kind: Flow, terms: FlowTerms) -> None:
         """Keep what the RTSP handshake settled for a flow."""
         session.flows[kind] = terms
+        await self._write(session)
+
+    async def note_video(self, session: Session) -> None:
+        """Keep who encrypts video, and which counters are set aside for it."""
         await self._write(session)
 
     async def note_control_client(self, session_id: SessionId, client: tuple[str, int]) -> None:

@@ -12,7 +12,7 @@ from backends.slots import Reservation
 from moonlight.flows import Flow
 from moonlight.identity import ClientId
 from moonlight.launch import RtspUrl
-from proxy.sessions import FlowTerms, Session, SessionId, SessionState, StreamKey
+from proxy.sessions import FlowTerms, Session, SessionId, SessionState, StreamKey, VideoEncryption
 
 
 class _Details(msgspec.Struct, frozen=True):
@@ -30,6 +30,7 @@ class _Details(msgspec.Struct, frozen=True):
     flows: dict[str, tuple[int, str | int, str | int | None]]
     control_client: tuple[str, int] | None = None
     kbps: int | None = None
+    video: VideoEncryption = VideoEncryption()
 
     def __repr__(self) -> str:
         return "_Details(…)"
@@ -54,6 +55,7 @@ def to_record(session: Session) -> SessionRecord:
         },
         control_client=session.control_client,
         kbps=session.kbps,
+        video=session.video,
     )
     return SessionRecord(
         id=session.id,
@@ -94,6 +96,7 @@ def from_record(record: SessionRecord, reservation: Reservation, *, now: float) 
         flows={Flow(name): FlowTerms(*terms) for name, terms in details.flows.items()},
         control_client=details.control_client,
         kbps=details.kbps,
+        video=details.video,
         started_at=record.started_at,
         updated_at=record.updated_at,
     )

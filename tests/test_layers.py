@@ -77,6 +77,7 @@ PURE = [
             "proxy/config.py",
             "proxy/config_values.py",
             "proxy/errors.py",
+            "proxy/leg_encryption.py",
             "proxy/matching.py",
             "proxy/rtp_loss.py",
             "proxy/session_records.py",
