@@ -36,7 +36,15 @@ from moonlight.launch import RtspUrl
 from moonlight.ping import new_ping_payload
 from proxy import state_dir
 from proxy.session_records import to_record
-from proxy.sessions import FlowTerms, Session, SessionState, StreamKey, new_session_id
+from proxy.sessions import (
+    FlowTerms,
+    Session,
+    SessionState,
+    StreamKey,
+    VideoEncryption,
+    VideoEncryptor,
+    new_session_id,
+)
 
 host_name: Final = "host"
 first_host_port: Final = 20_000
@@ -71,6 +79,8 @@ class Layout:
     host_address: str = "127.0.0.1"
     audio: bool = False
     control: bool = False
+    encrypted: bool = False
+    """The edge encrypts video, as it does for clients that chose it."""
     edge_prefix: tuple[str, ...] = ()
     agent_prefix: tuple[str, ...] = ()
     module: str = "moonhost"
@@ -295,6 +305,7 @@ def _session(layout: Layout, index: int) -> tuple[Session, HostSession, PlayerSe
         flows[Flow.AUDIO] = FlowTerms(port + 1, audio, new_ping_payload())
     if layout.control:
         flows[Flow.CONTROL] = FlowTerms(port + 2, control, secrets.randbits(32))
+    key = StreamKey(secrets.token_bytes(16), 1)
     session = Session(
         id=new_session_id(),
         client=ClientId(secrets.token_hex(32)),
@@ -303,7 +314,7 @@ def _session(layout: Layout, index: int) -> tuple[Session, HostSession, PlayerSe
         app_id=1,
         app_title="Benchmark",
         mode="1920x1080x60",
-        key=StreamKey(secrets.token_bytes(16), 1),
+        key=key,
         corever=1,
         label=secrets.token_hex(10),
         rtsp_port=_edge_ports["rtsp"],
@@ -312,6 +323,7 @@ def _session(layout: Layout, index: int) -> tuple[Session, HostSession, PlayerSe
         since=0.0,
         reservation=Reservation(backend),
         flows=flows,
+        video=VideoEncryption(VideoEncryptor.EDGE if layout.encrypted else VideoEncryptor.NOBODY),
     )
     at_host = HostSession(
         layout.host_address,
@@ -328,6 +340,7 @@ def _session(layout: Layout, index: int) -> tuple[Session, HostSession, PlayerSe
         audio if layout.audio else "",
         (edge, _edge_ports["control"]) if layout.control else None,
         control if layout.control else 0,
+        video_key=key.rikey.hex() if layout.encrypted else "",
     )
     return session, at_host, at_client
 

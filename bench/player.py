@@ -33,6 +33,7 @@ from moonlight.enet import (
     EnetPacket,
 )
 from moonlight.ping import build_ping
+from moonlight.video_encryption import ENCRYPTION_OVERHEAD_BYTES, VideoOpener
 
 ping_interval_ns: Final = 500_000_000
 control_interval_ns: Final = 20_000_000
@@ -56,6 +57,8 @@ class PlayerSession:
     control: tuple[str, int] | None = None
     control_data: int = field(default=0, repr=False)
     local_port: int = 0
+    video_key: str = field(default="", repr=False)
+    """Hexadecimal; empty where video comes in the clear."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +94,20 @@ def _address(value: Any) -> Any:
 class _Video:
     """What arrived of one stream, as columns that grow by doubling."""
 
-    def __init__(self) -> None:
+    def __init__(self, opener: VideoOpener | None) -> None:
         self._columns = np.zeros((4, 1 << 14), np.int64)
         self._used = 0
+        self._opener = opener
+        self.overhead_bytes = 0 if opener is None else ENCRYPTION_OVERHEAD_BYTES
+
+    def take(self, data: memoryview, plain_bytes: int) -> None:
+        """Note datagrams that have just come and stand back to back, decrypted if need be."""
+        now_ns = time.monotonic_ns()
+        if self._opener is not None:
+            step, opener = plain_bytes + self.overhead_bytes, self._opener
+            starts = range(0, len(data), step)
+            data = memoryview(b"".join(opener.open(data[at : at + step]) for at in starts))
+        self.note(read(data, plain_bytes), now_ns)
 
     def note(self, headers: NDArray[np.void], now_ns: int) -> None:
         count = len(headers)
@@ -131,7 +145,8 @@ class _Receiver:
         self.control_sent = 0
         for one in plan.sessions:
             video = self._open(one.address, one.video, one.local_port)
-            self._video[video.fileno()] = (video, _Video())
+            opener = VideoOpener(bytes.fromhex(one.video_key)) if one.video_key else None
+            self._video[video.fileno()] = (video, _Video(opener))
             if one.video is not None:
                 self._pinged.append((video, one.video_payload))
             if one.audio is not None:
@@ -190,17 +205,17 @@ class _Receiver:
 
     def _read_video(self, sock: socket.socket, video: _Video) -> None:
         # As long as datagrams are there, they go into one buffer and are looked at together.
-        size, room = self._plan.datagram_bytes, len(self._buffer)
+        size, room = self._plan.datagram_bytes + video.overhead_bytes, len(self._buffer)
         used = 0
         try:
             while True:
                 used += sock.recv_into(self._view[used:], room - used)
                 if room - used < size or self._plan.offload:
-                    video.note(read(self._view[:used], size), time.monotonic_ns())
+                    video.take(self._view[:used], self._plan.datagram_bytes)
                     used = 0
         except (BlockingIOError, ConnectionRefusedError):
             if used:
-                video.note(read(self._view[:used], size), time.monotonic_ns())
+                video.take(self._view[:used], self._plan.datagram_bytes)
 
     def _drain(self, sock: socket.socket) -> int:
         count = 0

@@ -60,6 +60,8 @@ class Case:
     audio: bool = False
     each: bool = False
     """The host sends a datagram a call, not a frame."""
+    encrypted: bool = False
+    """The edge encrypts video towards the clients."""
 
     @property
     def name(self) -> str:
@@ -67,7 +69,8 @@ class Case:
         text = f"{self.sessions}x{self.mbps:g}"
         if self.datagram_bytes != usual_datagram_bytes:
             text += f"x{self.datagram_bytes}"
-        return text + "+audio" * self.audio + "+each" * self.each
+        flags = "+audio" * self.audio + "+each" * self.each + "+encrypted" * self.encrypted
+        return text + flags
 
 
 cases: Final = (
@@ -77,6 +80,8 @@ cases: Final = (
     Case(20, 20, 1_408),
     Case(20, 10, each=True),
     Case(20, 10, audio=True),
+    Case(1, 50, encrypted=True),
+    Case(20, 10, encrypted=True),
 )
 quick_cases: Final = ("1x50", "20x10")
 quick_baselines: Final = ("socat",)
@@ -132,7 +137,11 @@ async def run_tunnel(case: Case, seconds: float) -> dict[str, Any]:
     agents = -(-case.sessions // sessions_per_agent)
     with tempfile.TemporaryDirectory(prefix="moonhost-bench-") as folder:
         layout = Layout(
-            folder=Path(folder), sessions=case.sessions, agents=agents, audio=case.audio
+            folder=Path(folder),
+            sessions=case.sessions,
+            agents=agents,
+            audio=case.audio,
+            encrypted=case.encrypted,
         )
         async with deployed(layout) as deployment:
             usage: list[tuple[machine.Usage, machine.Usage, int]] = []

@@ -16,10 +16,11 @@ from moonlight.audio import AudioCipher, AudioPacketiser, AudioReceiver
 from moonlight.control import ControlCipher, ControlKind, termination_reason
 from moonlight.enet import connect_data, parse_packet, peer_id, rewrite_connect_data
 from moonlight.enet_peer import EnetLimits, EnetPeer, Received
-from moonlight.errors import ProtocolError
+from moonlight.errors import Malformed, ProtocolError
 from moonlight.ping import build_ping, parse_ping
 from moonlight.rtp import FrameHeader, RtpHeader, VideoPacketHeader
 from moonlight.video import FrameAssembler, FramePacketiser
+from moonlight.video_encryption import VideoOpener, VideoSealer
 from moonlight.wake import format_mac, magic_packet, own_mac, parse_mac, woken_mac
 
 _KEY: Final = bytes(16)
@@ -226,11 +227,38 @@ def _control_seeds() -> list[bytes]:
     return [client.seal(ControlKind.PERIODIC_PING, bytes(8)), inner, _sealed(inner), bytes(3)]
 
 
+def _video_encryption(data: bytes) -> None:
+    opener = VideoOpener(_KEY)
+    with suppress(ProtocolError):
+        opener.open(data)
+    if data:
+        size, packets = max(12, data[0]), data[1:]
+        sealed, step = VideoSealer(_KEY, len(data)).seal(packets, size), size + 32
+        opened = b""
+        for at in range(0, len(sealed), step):
+            with suppress(Malformed):  # a last packet that is shorter than any header
+                opened += opener.open(sealed[at : at + step])
+        promise(packets.startswith(opened), "sealed packets open")
+        promise(len(packets) - len(opened) < 12, "all of them")
+
+
+def _video_encryption_seeds() -> list[bytes]:
+    packet = FramePacketiser(64).packetise(b"frame", frame_index=1, idr=True)[0]
+    return [VideoSealer(_KEY, 0).seal(packet, len(packet)), b"\x50" + packet + packet, b""]
+
+
 MEDIA_TARGETS: Final = (
     Target("ping", ("moonlight.ping",), _ping, (), _ping_seeds),
     Target("wake", ("moonlight.wake",), _wake, (ProtocolError,), _wake_seeds),
     Target("video", ("moonlight.rtp", "moonlight.video"), _video, (), _video_seeds),
     Target("video_loss", ("moonlight.video", "moonlight.fec"), _video_loss, (), _video_loss_seeds),
+    Target(
+        "video_encryption",
+        ("moonlight.video_encryption",),
+        _video_encryption,
+        (),
+        _video_encryption_seeds,
+    ),
     Target("audio", ("moonlight.audio",), _audio, (), _audio_seeds),
     Target("enet", ("moonlight.enet",), _enet, (ProtocolError,), _enet_seeds),
     Target(

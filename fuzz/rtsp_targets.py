@@ -12,6 +12,8 @@ from moonlight.errors import AuthenticationFailed, ProtocolError
 from moonlight.launch import RtspUrl
 from moonlight.rtsp import RtspParser, RtspRequest, RtspResponse, rewrite_request
 from moonlight.rtsp_encryption import EncryptedRtsp
+from proxy import leg_encryption
+from proxy.sessions import VideoEncryption, VideoEncryptor
 
 _RTSP_PORT: Final = 48010
 _KEY: Final = bytes(16)
@@ -162,6 +164,23 @@ def _announce_seeds() -> list[bytes]:
     return [chosen.encode(), offered.encode(), *sorted(bodies)]
 
 
+def _leg_encryption(data: bytes) -> None:
+    nobody, length = VideoEncryption(), ("Content-length", str(len(data)))
+    answer = RtspResponse(200, "OK", headers=(length,), body=data)
+    offered, video = leg_encryption.offer(answer, nobody, wanted=True)
+    promise(offered.header("Content-length") == str(len(offered.body)), "lengths stay true")
+    promise((offered == answer) == (video.by is VideoEncryptor.HOST), "who is offered it sees so")
+    if video.by is VideoEncryptor.OFFERED:
+        again, by_host = leg_encryption.offer(offered, nobody, wanted=True)
+        promise(again == offered and by_host.by is VideoEncryptor.HOST, "and can read it")
+    asked = RtspRequest("ANNOUNCE", "x", headers=(length,), body=data)
+    chosen = leg_encryption.announced(asked, VideoEncryption(VideoEncryptor.OFFERED))
+    hidden = leg_encryption.for_host(asked, chosen)
+    promise(hidden.header("Content-length") == str(len(hidden.body)), "lengths stay true")
+    promise((hidden != asked) == (chosen.by is VideoEncryptor.EDGE), "what is on is hidden")
+    promise(leg_encryption.for_host(hidden, chosen) == hidden, "and stays so")
+
+
 RTSP_TARGETS: Final = (
     Target("rtsp_request", ("moonlight.rtsp",), _rtsp_request, (), _rtsp_request_seeds),
     Target("rtsp_response", ("moonlight.rtsp",), _rtsp_response, (), _rtsp_response_seeds),
@@ -173,4 +192,5 @@ RTSP_TARGETS: Final = (
         _rtsp_encryption_seeds,
     ),
     Target("announce", ("moonlight.announce",), _announce, (), _announce_seeds),
+    Target("leg_encryption", ("proxy.leg_encryption",), _leg_encryption, (), _announce_seeds),
 )

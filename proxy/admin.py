@@ -187,6 +187,7 @@ class AdminApi:
             "app": session.app_title,
             "mode": session.mode,
             "state": str(session.state),
+            "video_encrypted_by": str(session.video.by),
             "started_at": session.started_at.isoformat(),
             "flows": {
                 str(flow.kind): {

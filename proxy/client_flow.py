@@ -14,6 +14,7 @@ import trio
 
 from moonlight.flows import Flow
 from moonlight.shards import shard_of
+from moonlight.video_encryption import ENCRYPTION_OVERHEAD_BYTES, VideoSealer
 from proxy.rtp_loss import SequenceGaps
 from proxy.sessions import SessionId
 from proxy.translation import Translation, UplinkDrop, says_goodbye
@@ -69,6 +70,7 @@ class ClientFlow:
         tunnel_grace_s: how long to try to get a broken tunnel back.
         kbps: what the client asked of the host, as far as it is known; see `set_rate`.
         own_port: see `proxy.flow_table.Claimant`.
+        sealer: encrypts what goes to the client; may be set, or replaced, at any time.
 
     """
 
@@ -87,9 +89,11 @@ class ClientFlow:
         on_bound: Callable[[Endpoint], None] = lambda _: None,
         kbps: int | None = None,
         own_port: int | None = None,
+        sealer: VideoSealer | None = None,
     ) -> None:
         self.session = session
         self.kind = kind
+        self.sealer = sealer
         self.secret = secret
         self.client_address = client_address
         self.last_seen_at = last_seen_at
@@ -272,7 +276,7 @@ class ClientFlow:
                 # Before anything is left out here: these are the losses before the tunnel.
                 for run in batch.runs:
                     self.gaps.note_run(run.data, run.segment_size)
-            for run in self._fresh(batch):
+            for run in map(self._sealed, self._fresh(batch)):
                 socket.send_runs((run,))
                 self.datagrams_to_client += len(run)
                 self.bytes_to_client += len(run.data)
@@ -288,6 +292,13 @@ class ClientFlow:
         while some := self._arriving.pop(now_s):
             runs += some
         return runs
+
+    def _sealed(self, run: Run) -> Run:
+        """Encrypt a run where that is due; an empty datagram has nothing to hide."""
+        if self.sealer is None or not run.segment_size:
+            return run
+        sealed = self.sealer.seal(run.data, run.segment_size)
+        return Run(run.segment_size + ENCRYPTION_OVERHEAD_BYTES, memoryview(sealed))
 
     async def _to_host(self, channel: DatagramChannel) -> FlowEnd:
         with trio.move_on_after(self._silence_timeout_s):

@@ -39,6 +39,7 @@ from proxy.config_values import (
     Share,
     UserName,
 )
+from proxy.leg_encryption import EncryptVideo
 from proxy.wake_config import Wake
 
 
@@ -166,6 +167,7 @@ class Sessions(_Section):
     launch_attempt_timeout_s: Seconds = 30.0
     client_silence_timeout_s: Seconds = 12.0
     tunnel_grace_s: Seconds = 30.0
+    encrypt_video: EncryptVideo = "auto"
     drain_timeout_s: Seconds = 30.0
     max_sessions: Count = 1_000
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from backends.store import Store
 from moonlight.flows import Flow
 from moonlight.identity import Identity
 from moonlight.tls import server_context
+from moonlight.video_encryption import VideoSealer
 from moonlight.wake import format_mac, own_mac
 from proxy import state_dir
 from proxy.admin import AdminApi
@@ -34,6 +36,7 @@ from proxy.doors import Connection, Doors, open_doors
 from proxy.errors import StartFailed
 from proxy.fleet import Fleet, host_name
 from proxy.host_pairing import HostPairing
+from proxy.leg_encryption import set_counters_aside
 from proxy.media import Media
 from proxy.metrics import EdgeCollector, registry
 from proxy.nurseries import flat_nursery
@@ -42,7 +45,7 @@ from proxy.pairing_desk import PairingDesk
 from proxy.play import Play
 from proxy.rtsp import RtspProxy
 from proxy.session_keeper import SessionKeeper
-from proxy.sessions import FlowTerms, Session, SessionId, SessionState
+from proxy.sessions import FlowTerms, Session, SessionId, SessionState, VideoEncryptor
 from proxy.stores import open_store
 from proxy.translation import ConnectTranslation, PingTranslation, Translation
 from proxy.udp_port import Endpoint
@@ -185,6 +188,8 @@ class _Edge:
             self._start_flow,
             self._note_rate,
             config.sessions.launch_window_s,
+            config.sessions.encrypt_video,
+            self._seal_video,
         )
         self._doors = Doors(
             max_connections=config.limits.max_connections,
@@ -334,12 +339,24 @@ class _Edge:
                 on_bound=note_client,
                 kbps=session.kbps if kind is Flow.VIDEO else None,
                 own_port=own_port,
+                sealer=self._sealer(session) if kind is Flow.VIDEO else None,
             )
         )
 
     def _note_rate(self, session: Session) -> None:
         if session.kbps is not None:
             self._media.set_rate(session.id, session.kbps)
+
+    def _seal_video(self, session: Session) -> None:
+        if (sealer := self._sealer(session)) is not None:
+            self._media.set_sealer(session.id, sealer)
+
+    def _sealer(self, session: Session) -> VideoSealer | None:
+        if session.sealer is None and session.video.by is VideoEncryptor.EDGE:
+            first, session.video = set_counters_aside(session.video, time.time_ns())
+            session.sealer = VideoSealer(session.key.rikey, first)
+            self._nursery.start_soon(self._keeper.note_video, session)
+        return session.sealer
 
     def _on_flow_end(self, session: SessionId, kind: Flow, end: FlowEnd) -> None:
         _log.info("flow_ended", session=session, flow=str(kind), why=str(end))

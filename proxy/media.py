@@ -20,6 +20,7 @@ import trio
 from moonlight.enet import connect_data
 from moonlight.flows import Flow
 from moonlight.ping import parse_ping
+from moonlight.video_encryption import VideoSealer
 from proxy.client_flow import ClientFlow, FlowEnd
 from proxy.flow_table import Door, FlowTable, NoFlow
 from proxy.sessions import SessionId
@@ -103,6 +104,12 @@ class Media:
         running = self._running.get((session, Flow.VIDEO))
         if running is not None:
             running.flow.set_rate(kbps)
+
+    def set_sealer(self, session: SessionId, sealer: VideoSealer) -> None:
+        """Encrypt a session's video from now on."""
+        running = self._running.get((session, Flow.VIDEO))
+        if running is not None:
+            running.flow.sealer = sealer
 
     def stop(self, session: SessionId) -> None:
         """Stop all flows of a session; their figures stay readable until `forget`."""

@@ -20,11 +20,13 @@ from moonlight.errors import Malformed, ProtocolError
 from moonlight.flows import Flow
 from moonlight.ping import new_ping_payload
 from moonlight.rtsp import RtspParser, RtspRequest, RtspResponse, rewrite_request
+from proxy import leg_encryption
 from proxy.errors import EdgeError, HostUnavailable, Refused
 from proxy.fleet import Fleet, host_name
+from proxy.leg_encryption import EncryptVideo
 from proxy.matching import NoMatch, RtspOrigin, match_rtsp
 from proxy.session_keeper import SessionKeeper
-from proxy.sessions import FlowTerms, Session
+from proxy.sessions import FlowTerms, Session, VideoEncryptor
 from revdial.errors import TunnelError, refusal_behind
 
 _log = structlog.get_logger()
@@ -47,6 +49,8 @@ class RtspProxy:
         start_flow: begins the media of a flow once its terms are settled.
         note_rate: hears of a session whose client has said what stream it wants.
         launch_window_s: see `proxy.matching.match_rtsp`.
+        encrypt_video: which clients video is encrypted for.
+        seal_video: hears of a session whose video the edge has to encrypt from now on.
 
     """
 
@@ -58,6 +62,8 @@ class RtspProxy:
         start_flow: Callable[[Session, Flow, FlowTerms], None],
         note_rate: Callable[[Session], None],
         launch_window_s: float,
+        encrypt_video: EncryptVideo = "never",
+        seal_video: Callable[[Session], None] = lambda _: None,
     ) -> None:
         self._keeper = keeper
         self._fleet = fleet
@@ -65,6 +71,8 @@ class RtspProxy:
         self._start_flow = start_flow
         self._note_rate = note_rate
         self._launch_window_s = launch_window_s
+        self._encrypt_video: EncryptVideo = encrypt_video
+        self._seal_video = seal_video
 
     async def serve(self, stream: trio.abc.HalfCloseableStream, address: str, port: int) -> None:
         """Answer the one message of a connection from `address` to our `port`."""
@@ -117,6 +125,7 @@ class RtspProxy:
             return request.answer(status=503, reason="Service Unavailable")
 
     async def _ask_host(self, session: Session, request: RtspRequest) -> RtspResponse:
+        request = leg_encryption.for_host(request, session.video)
         rewritten = rewrite_request(request, session_url=session.host_rtsp)
         try:
             with trio.fail_after(host_answer_timeout_s):
@@ -152,8 +161,12 @@ class RtspProxy:
                 status=answer.status,
             )
             return answer
+        if request.method == "DESCRIBE":
+            wanted = leg_encryption.is_wanted(self._encrypt_video, session.client_address)
+            answer, session.video = leg_encryption.offer(answer, session.video, wanted=wanted)
         if request.method == "ANNOUNCE":
             self._note_settings(session, request.body)
+            self._note_encryption(session, request)
         if request.method == "PLAY":
             await self._keeper.note_streaming(session)
         flow = request.stream
@@ -169,6 +182,13 @@ class RtspProxy:
             _log.info("announcement_not_understood", session=session.id, reason=error.reason)
             return
         self._note_rate(session)
+
+    def _note_encryption(self, session: Session, request: RtspRequest) -> None:
+        before, session.video = session.video, leg_encryption.announced(request, session.video)
+        if session.video.by is VideoEncryptor.EDGE:
+            self._seal_video(session)
+        elif before.by is VideoEncryptor.OFFERED:
+            _log.warning("video_not_encrypted", session=session.id, why="the client cannot")
 
     async def _set_up(self, session: Session, flow: Flow, answer: RtspResponse) -> RtspResponse:
         try:

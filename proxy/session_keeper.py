@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -26,6 +27,7 @@ from proxy.sessions import (
     SessionPorts,
     SessionState,
     SessionTable,
+    VideoEncryptor,
 )
 
 _log = structlog.get_logger()
@@ -106,6 +108,8 @@ class SessionKeeper:
         session.flows.clear()
         session.control_client = None
         session.kbps = None
+        session.video = replace(session.video, by=VideoEncryptor.NOBODY)
+        session.sealer = None
         session.host_rtsp = host_rtsp
         self.table.await_handshake(session, address, ports, trio.current_time())
         _log.info("session_resumed", session=session.id, rtsp_port=session.rtsp_port)
@@ -168,6 +172,10 @@ class SessionKeeper:
     async def note_flow(self, session: Session, kind: Flow, terms: FlowTerms) -> None:
         """Keep what the RTSP handshake settled for a flow."""
         session.flows[kind] = terms
+        await self._write(session)
+
+    async def note_video(self, session: Session) -> None:
+        """Keep who encrypts video, and which counters are set aside for it."""
         await self._write(session)
 
     async def note_control_client(self, session_id: SessionId, client: tuple[str, int]) -> None:

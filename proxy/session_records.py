@@ -12,7 +12,7 @@ from backends.slots import Reservation
 from moonlight.flows import Flow
 from moonlight.identity import ClientId
 from moonlight.launch import RtspUrl
-from proxy.sessions import FlowTerms, Session, SessionId, SessionState, StreamKey
+from proxy.sessions import FlowTerms, Session, SessionId, SessionState, StreamKey, VideoEncryption
 
 
 class _Details(msgspec.Struct, frozen=True):
@@ -31,6 +31,7 @@ class _Details(msgspec.Struct, frozen=True):
     control_client: tuple[str, int] | None = None
     kbps: int | None = None
     own_udp_ports: dict[str, int] = {}
+    video: VideoEncryption = VideoEncryption()
 
     def __repr__(self) -> str:
         return "_Details(…)"
@@ -56,6 +57,7 @@ def to_record(session: Session) -> SessionRecord:
         control_client=session.control_client,
         kbps=session.kbps,
         own_udp_ports={str(flow): port for flow, port in session.own_udp_ports.items()},
+        video=session.video,
     )
     return SessionRecord(
         id=session.id,
@@ -97,6 +99,7 @@ def from_record(record: SessionRecord, reservation: Reservation, *, now: float) 
         control_client=details.control_client,
         kbps=details.kbps,
         own_udp_ports={Flow(name): port for name, port in details.own_udp_ports.items()},
+        video=details.video,
         started_at=record.started_at,
         updated_at=record.updated_at,
     )

@@ -15,6 +15,7 @@ from backends.slots import Reservation
 from moonlight.flows import Flow
 from moonlight.identity import ClientId
 from moonlight.launch import RtspUrl
+from moonlight.video_encryption import VideoSealer
 from proxy.port_pool import PortPool
 
 SessionId = NewType("SessionId", str)
@@ -28,7 +29,7 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class SessionState(enum.StrEnum):
-    """Where a session stands; only these steps exist: see `Session.move_to`."""
+    """Where a session stands; entered through `SessionTable` alone."""
 
     LAUNCHED = "launched"
     """The host runs the app; the client's RTSP handshake is awaited."""
@@ -63,6 +64,26 @@ class StreamKey:
     rikeyid: int
 
 
+class VideoEncryptor(enum.StrEnum):
+    """Who encrypts a session's video on its way to the client."""
+
+    NOBODY = "nobody"
+    OFFERED = "offered"
+    """The edge would; the client has not said yet whether it can."""
+    EDGE = "edge"
+    HOST = "host"
+    """The host offers it, so that it is a matter between it and the client."""
+
+
+@dataclass(frozen=True, slots=True)
+class VideoEncryption:
+    """What is settled of it; see `proxy.leg_encryption`."""
+
+    by: VideoEncryptor = VideoEncryptor.NOBODY
+    next_counter: int = 0
+    """The lowest counter that no packet has been sealed under yet."""
+
+
 @dataclass(slots=True)
 class Session:
     """One client playing one app on one backend, from launch to cancel."""
@@ -93,6 +114,9 @@ class Session:
     """The bitrate that the client asked for, once it has said so."""
     own_udp_ports: dict[Flow, int] = field(default_factory=dict)
     """UDP ports that no other session has; empty: it shares those of all."""
+    video: VideoEncryption = VideoEncryption()
+    sealer: VideoSealer | None = field(default=None, repr=False, compare=False)
+    """Of this process, for all video flows under `key`, so that no counter is used twice."""
     control_client: tuple[str, int] | None = None
     """Where the client's control connection comes from: IP address and UDP port."""
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))

@@ -49,6 +49,9 @@ class Traps:
     unpair_unanswered: bool = False
     """Close on /unpair without an answer."""
 
+    encrypts_video: bool = False
+    """Offer and request video encryption, as Sunshine can; Wolf never does."""
+
     address_under_pin: bool = False
     """In the list of pending pairings give the client's address as "pin", not as "client_ip"."""
 

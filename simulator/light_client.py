@@ -24,6 +24,7 @@ from moonlight.flows import Flow
 from moonlight.identity import Identity
 from moonlight.launch import RtspUrl
 from moonlight.ping import build_ping
+from moonlight.video_encryption import VideoOpener
 from simulator.light_control import LightControl
 from simulator.light_errors import ClientFailed, first_failure
 from simulator.light_figures import AudioMeter, SessionFigures, VideoMeter
@@ -50,6 +51,8 @@ class StreamWish:
     mode: str
     bitrate_kbps: int
     packet_size: int = PACKET_SIZE
+    encrypts_video: bool = True
+    """Where it is offered. Clients of before 2024 never do."""
 
     def __post_init__(self) -> None:
         parse_mode(self.mode)
@@ -146,6 +149,7 @@ class Playing:
         self._target = target
         self._launch = launch
         self._settings = wish.settings()
+        self._encrypts_video = wish.encrypts_video
         self._asked_at = asked_at
         self._launch_ms = (trio.current_time() - asked_at) * 1000
         self._first_frame_ms = 0.0
@@ -180,6 +184,8 @@ class Playing:
             packets_recovered=video.recovered,
             video_datagrams=video.loss.received,
             video_datagrams_lost=video.loss.lost,
+            video_encrypted=video.opener is not None,
+            video_undecryptable=video.undecryptable,
             audio_packets=audio.loss.received,
             audio_packets_lost=audio.loss.lost,
             audio_foreign=audio.foreign,
@@ -190,7 +196,7 @@ class Playing:
     @asynccontextmanager
     async def streaming(self, url: RtspUrl, http_ports: tuple[int, ...]) -> AsyncIterator[None]:
         """Set the stream up and keep it going for a block, which begins with the first frame."""
-        handshake = Handshake(url, self._settings)
+        handshake = Handshake(url, self._settings, encrypts_video=self._encrypts_video)
         with ExitStack() as closing:
             try:
                 async with trio.open_nursery() as nursery:
@@ -229,6 +235,8 @@ class Playing:
         )
         await control.connect()
         nursery.start_soon(control.run)
+        if handshake.settings.encryption_enabled & Encryption.VIDEO.value:
+            self._video.opener = VideoOpener(self._launch.rikey)
         video = self._sockets[Flow.VIDEO]
         self._asked_for_video_at = self._video_at = trio.current_time()
         nursery.start_soon(self._ping, video, video_terms.ping_payload)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,6 +12,7 @@ from moonlight.enet import Acknowledge
 from moonlight.errors import ProtocolError
 from moonlight.rtp import AUDIO_PAYLOAD_TYPE, RTP_HEADER_BYTES, FrameKind
 from moonlight.video import AssembledFrame, FrameAssembler
+from moonlight.video_encryption import VideoOpener
 from simulator.noise import noise_stamp
 
 MAX_USELESS_FRAMES: Final = 120
@@ -40,6 +41,10 @@ class SessionFigures:
     """Data packets that did not come, and that parity gave back."""
     video_datagrams: int
     video_datagrams_lost: int
+    video_encrypted: bool = False
+    """Whether the client enabled it, so that it takes no video in the clear."""
+    video_undecryptable: int = 0
+    """Video datagrams that do not decrypt under this session's key."""
     audio_packets: int
     audio_packets_lost: int
     audio_foreign: int
@@ -99,6 +104,9 @@ class VideoMeter:
         self.whole = 0
         self.foreign = 0
         self.recovered = 0
+        self.undecryptable = 0
+        self.opener: VideoOpener | None = None
+        """Set where video comes encrypted: then nothing else is taken."""
         self.begun = False
         """Whether an IDR frame has come: before that, nothing can be shown."""
 
@@ -110,7 +118,7 @@ class VideoMeter:
     def receive(self, datagrams: Iterable[bytes]) -> bool:
         """Take datagrams; tells whether an IDR frame should be asked for now."""
         wanted = False
-        for datagram in datagrams:
+        for datagram in self._opened(datagrams):
             if len(datagram) < RTP_HEADER_BYTES:
                 continue
             self.loss.note(datagram[2] << 8 | datagram[3])
@@ -122,6 +130,16 @@ class VideoMeter:
             if frame is not None:
                 wanted |= self._judge(frame, after_loss=self._assembler.lost_frames > lost_frames)
         return wanted
+
+    def _opened(self, datagrams: Iterable[bytes]) -> Iterator[bytes]:
+        for datagram in datagrams:
+            if self.opener is None:
+                yield datagram
+                continue
+            try:
+                yield self.opener.open(datagram)
+            except ProtocolError:
+                self.undecryptable += 1
 
     def _judge(self, frame: AssembledFrame, *, after_loss: bool) -> bool:
         self.whole += 1
@@ -141,7 +159,7 @@ class VideoMeter:
         """Count anew."""
         self.loss.begin()
         self._lost_before = self._assembler.lost_frames
-        self.whole = self.foreign = self.recovered = 0
+        self.whole = self.foreign = self.recovered = self.undecryptable = 0
 
 
 class AudioMeter:

@@ -14,6 +14,7 @@ from moonlight.errors import Malformed
 from moonlight.flows import Flow
 from moonlight.launch import RtspUrl, default_rtsp_port
 from moonlight.rtsp import Headers, RtspParser, RtspRequest, RtspResponse
+from moonlight.video_encryption import ENCRYPTION_OVERHEAD_BYTES
 from moonlight.xml import HostRefused
 from simulator.light_errors import ClientFailed, failing_at
 from simulator.light_http import Target, connect
@@ -44,11 +45,14 @@ class FlowTerms:
 class Handshake:
     """What to ask next, until there is nothing more; raises `Malformed` and `HostRefused`."""
 
-    def __init__(self, url: RtspUrl, settings: StreamSettings) -> None:
+    def __init__(
+        self, url: RtspUrl, settings: StreamSettings, *, encrypts_video: bool = True
+    ) -> None:
         named = settings.bitrate_kbps >= TARGET_BITRATE_KBPS
         self._host = url.host if named else _NOBODY
         self._url = RtspUrl(url.encrypted, self._host, url.port)
         self._session: str | None = None
+        self._encrypts_video = encrypts_video
         self._done = 0
         self.settings = settings
         """What is announced; after DESCRIBE with the encryption that the host can do."""
@@ -95,8 +99,12 @@ class Handshake:
             self._set_up(request, answer)
 
     def _choose_encryption(self, host: HostCapabilities) -> None:
-        enabled = (host.encryption_supported or 0) & Encryption.CONTROL_V2.value
-        self.settings = replace(self.settings, encryption_enabled=enabled)
+        supported, requested = host.encryption_supported or 0, host.encryption_requested or 0
+        enabled, packet_size = supported & Encryption.CONTROL_V2.value, self.settings.packet_size
+        if self._encrypts_video and (supported | requested) & Encryption.VIDEO.value:
+            enabled |= Encryption.VIDEO.value
+            packet_size -= ENCRYPTION_OVERHEAD_BYTES
+        self.settings = replace(self.settings, encryption_enabled=enabled, packet_size=packet_size)
 
     def _set_up(self, request: RtspRequest, answer: RtspResponse) -> None:
         port, flow = answer.server_port, request.stream

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import structlog
 import trio
 
-from moonlight.announce import HostCapabilities, StreamSettings
+from moonlight.announce import Encryption, HostCapabilities, StreamSettings
 from moonlight.errors import ProtocolError
 from moonlight.flows import Flow
 from moonlight.rtsp import RtspParser, RtspRequest, RtspResponse
@@ -23,7 +24,12 @@ _SESSION: Final = ("Session", "DEADBEEFCAFE;timeout = 90")
 # and where in them each channel is.
 _CAPABILITIES: Final = HostCapabilities(
     surround_params=("21101", "642014235", "85301645237"), feature_flags=3
-).encode()
+)
+_ENCRYPTING: Final = replace(
+    _CAPABILITIES,
+    encryption_supported=Encryption.VIDEO.value,
+    encryption_requested=Encryption.VIDEO.value,
+)
 _RECEIVE_BYTES: Final = 8192
 _CLOSE_TIMEOUT_S: Final = 2.0
 
@@ -82,7 +88,8 @@ class RtspServer:
             case "OPTIONS":
                 return request.answer()
             case "DESCRIBE":
-                return request.answer(body=_CAPABILITIES)
+                offered = _ENCRYPTING if self._traps.encrypts_video else _CAPABILITIES
+                return request.answer(body=offered.encode())
             case "SETUP":
                 return self._set_up(request, session)
             case "ANNOUNCE":

@@ -12,10 +12,11 @@ from typing import Final
 
 import trio
 
-from moonlight.announce import Codec, StreamSettings
+from moonlight.announce import Codec, Encryption, StreamSettings
 from moonlight.audio import AudioCipher, AudioPacketiser
 from moonlight.errors import TooLarge
 from moonlight.video import FramePacketiser, PreparedFrame
+from moonlight.video_encryption import VideoSealer
 from simulator.encoder import CardEncoder, CardPicture, bounded_bitrate_kbps, check_mode
 from simulator.noise import NoisePicture
 from simulator.picture import Picture, PictureKind
@@ -179,6 +180,9 @@ class Stream:
         packetiser = FramePacketiser(settings.packet_size, min_fec_packets=settings.min_fec_packets)
         kept: dict[bool, PreparedFrame] = {}
         frame_index = 0
+        sealer: VideoSealer | None = None
+        if settings.encryption_enabled & Encryption.VIDEO.value:
+            sealer = VideoSealer(self._session.launch.rikey, 0)
 
         def encode(idr: bool, timestamp: int) -> tuple[list[bytes], bool]:
             nonlocal frame_index
@@ -192,6 +196,8 @@ class Stream:
             if picture.repeats:
                 kept[frame.idr] = prepared
             datagrams = packetiser.number(prepared, frame_index=frame_index, timestamp=timestamp)
+            if sealer is not None:
+                datagrams = [sealer.seal(each, len(each)) for each in datagrams]
             return datagrams, frame.idr
 
         return encode

@@ -32,14 +32,8 @@ parsing_modules = {
     *("moonlight.enet", "moonlight.enet_peer", "moonlight.http", "moonlight.identity"),
     *("moonlight.launch", "moonlight.pairing", "moonlight.ping", "moonlight.rtp"),
     *("moonlight.rtsp", "moonlight.rtsp_encryption", "moonlight.serverinfo", "moonlight.video"),
-    *(
-        "moonlight.wake",
-        "moonlight.xml",
-        "revdial.framing",
-        "revdial.messages",
-        "settings.loader",
-        "agent.wolf",
-    ),
+    *("moonlight.video_encryption", "moonlight.wake", "moonlight.xml", "revdial.framing"),
+    *("revdial.messages", "settings.loader", "agent.wolf", "proxy.leg_encryption"),
     *("proxy.rtp_loss", "proxy.session_records", "proxy.translation"),
 }
 

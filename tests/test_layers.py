@@ -79,6 +79,7 @@ PURE = [
             "proxy/config_values.py",
             "proxy/errors.py",
             "proxy/flow_table.py",
+            "proxy/leg_encryption.py",
             "proxy/matching.py",
             "proxy/port_pool.py",
             "proxy/rtp_loss.py",

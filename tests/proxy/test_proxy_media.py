@@ -12,6 +12,7 @@ from moonlight.flows import Flow
 from moonlight.ping import build_ping
 from moonlight.rtp import VideoPacketHeader
 from moonlight.video import FramePacketiser
+from moonlight.video_encryption import VideoOpener, VideoSealer
 from moonlight.wake import magic_packet
 from proxy import client_flow, udp_port
 from proxy.client_flow import ClientFlow, FlowEnd
@@ -532,6 +533,29 @@ async def test_losses_before_the_tunnel_are_seen_in_the_numbers(
     channel.from_host(*rtp)
     await until(lambda: made.gaps.received == 3)
     assert made.gaps.missing == 2
+
+
+async def test_video_is_encrypted_from_when_that_is_settled_on_and_counted_before(
+    edge: Edge, tunnels: Tunnels
+) -> None:
+    edge.media.add(made := flow(tunnels))
+    client = await edge.client()
+    await client.send(build_ping(SECRETS["a"], 1))
+    channel = await tunnels.channel()
+    await channel.until_host_heard(1)
+    frames = [FramePacketiser(64).packetise(bytes(90), frame_index=n, idr=False) for n in (1, 2)]
+    channel.from_host(*frames[0])
+    assert [await client.receive() for _ in frames[0]] == frames[0]
+    edge.media.set_sealer(SessionId("nobody"), VideoSealer(bytes(16), 0))
+    edge.media.set_sealer(SessionId("a"), VideoSealer(bytes(16), 5))
+    channel.from_host(*frames[1], b"")
+    sealed = [await client.receive() for _ in [*frames[1], b""]]
+    opener = VideoOpener(bytes(16))
+    assert [opener.open(each) for each in sealed[:-1]] == frames[1]
+    assert [each[0] for each in sealed[:-1]] == list(range(5, 5 + len(frames[1])))
+    assert sealed[-1] == b""
+    assert made.gaps.received == sum(map(len, frames))
+    assert made.bytes_to_client == sum(map(len, [*frames[0], *sealed]))
 
 
 async def test_what_a_dead_tunnel_held_back_is_not_shown_and_what_was_begun_is_completed(

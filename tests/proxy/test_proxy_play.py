@@ -30,13 +30,14 @@ from moonlight.flows import Flow
 from moonlight.http import HttpRequest
 from moonlight.identity import ClientId
 from moonlight.launch import cancel_answer, launch_answer, resume_answer, session_url
+from moonlight.video_encryption import VideoSealer
 from moonlight.xml import Answer
 from proxy.config import ProxyConfig
 from proxy.errors import HostIdentityChanged, HostRefused, HostUnavailable, Refused
 from proxy.fleet import Fleet
 from proxy.play import Play, agent_return_timeout_s
 from proxy.session_records import to_record
-from proxy.sessions import FlowTerms, SessionId, SessionState
+from proxy.sessions import FlowTerms, SessionId, SessionState, VideoEncryption, VideoEncryptor
 from revdial.errors import DialRefused
 from revdial.messages import AppOffer, HostOffer
 
@@ -532,6 +533,20 @@ async def test_resume_goes_to_where_the_app_runs(
     assert one.state is SessionState.LAUNCHED
     assert store.sessions[one.id].state == "launched"
     assert taken(fleet) == 1
+
+
+async def test_a_resume_begins_without_encryption_of_video_and_with_the_new_key(
+    play: Play, host: Host
+) -> None:
+    await play.launch(PHONE, HOME, launch_query(GAME))
+    (one,) = play.keeper.table
+    one.video = VideoEncryption(VideoEncryptor.EDGE, next_counter=77)
+    one.sealer = VideoSealer(one.key.rikey, 0)
+    await play.resume(PHONE, HOME, launch_query(GAME, rikey="07" * 16))
+    assert one.key.rikey == b"\x07" * 16
+    assert one.sealer is None
+    # Whatever key it brings, used before or not, no counter comes again.
+    assert one.video == VideoEncryption(VideoEncryptor.NOBODY, next_counter=77)
 
 
 async def test_nothing_to_resume(play: Play, host: Host) -> None:

@@ -32,8 +32,8 @@ from proxy.config import ProxyConfig
 from proxy.fleet import Fleet
 from proxy.play import Play
 from proxy.rtsp import RtspProxy
-from proxy.session_records import to_record
-from proxy.sessions import FlowTerms, Session, SessionState
+from proxy.session_records import from_record, to_record
+from proxy.sessions import FlowTerms, Session, SessionPorts, SessionState, VideoEncryptor
 from revdial.errors import DialRefused, TunnelClosed
 from revdial.messages import HostOffer
 
@@ -62,6 +62,7 @@ class Stage:
     started: list[tuple[str, Flow, FlowTerms]] = field(default_factory=list)
     rates: list[int | None] = field(default_factory=list)
     answer: Callable[[bytes], Any] = lambda _: ok()
+    sealed: list[Session] = field(default_factory=list)
 
     async def host(self, name: str, service: str, stream: trio.StapledStream[Any, Any]) -> None:
         parser = RtspParser("request")
@@ -108,7 +109,7 @@ class Stage:
 
 
 @pytest.fixture
-async def stage(nursery: trio.Nursery) -> AsyncIterator[Stage]:
+async def stage(nursery: trio.Nursery, request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
     store = FakeStore()
     fleet: Fleet = new_fleet(store)
     tunnel = FakeTunnel(nursery)
@@ -122,8 +123,15 @@ async def stage(nursery: trio.Nursery) -> AsyncIterator[Stage]:
         started.append((session.id, flow, terms))
 
     rates: list[int | None] = []
-    proxy = RtspProxy(play.keeper, fleet, PORTS, start, lambda told: rates.append(told.kbps), 30.0)
-    made = Stage(proxy, play, store, tunnel, nursery, one, started=started, rates=rates)
+    sealed: list[Session] = []
+    proxy = RtspProxy(
+        *(play.keeper, fleet, PORTS, start, lambda told: rates.append(told.kbps), 30.0),
+        encrypt_video=getattr(request, "param", "never"),
+        seal_video=sealed.append,
+    )
+    made = Stage(
+        proxy, play, store, tunnel, nursery, one, started=started, rates=rates, sealed=sealed
+    )
     tunnel.on_stream = made.host
     async with serving(fleet, tunnel):
         yield made
@@ -183,6 +191,76 @@ async def test_describe_passes_whole_and_ends_with_the_connection(stage: Stage) 
     assert answer == ok(body=body)
 
 
+# Encrypted video
+
+ANNOUNCED = replace(
+    StreamSettings(width=1920, height=1080, fps=60, packet_size=992, bitrate_kbps=20_000),
+    encryption_enabled=3,
+).encode()
+IN_THE_CLEAR = ANNOUNCED.replace(b"Enabled:3", b"Enabled:1")
+
+
+def announce(body: bytes) -> bytes:
+    return message("ANNOUNCE", "streamid=control/13/0", body=body)
+
+
+async def describe(stage: Stage, body: bytes = b"a=host:1\r\n") -> bytes:
+    stage.answer = lambda _: ok(body=body)
+    answer = await stage.ask(message("DESCRIBE", "rtsp://0.0.0.0:48010"))
+    stage.answer = lambda _: ok()
+    return answer.partition(b"\r\n\r\n")[2]
+
+
+@pytest.mark.parametrize("stage", ["auto", "always"], indirect=True)
+async def test_video_is_offered_to_the_client_and_hidden_from_the_host(stage: Stage) -> None:
+    assert await describe(stage) == (
+        b"a=host:1\r\n"
+        b"a=x-ss-general.encryptionSupported:2\r\na=x-ss-general.encryptionRequested:2\r\n"
+    )
+    assert (stage.session.video.by, stage.sealed) == (VideoEncryptor.OFFERED, [])
+    await stage.ask(announce(ANNOUNCED))
+    assert stage.heard[1].endswith(IN_THE_CLEAR)
+    assert (stage.session.video.by, stage.sealed) == (VideoEncryptor.EDGE, [stage.session])
+    await stage.ask(message("PLAY", "/"))
+    kept = from_record(stage.store.sessions["s1"], stage.session.reservation, now=0)
+    assert kept.video == stage.session.video
+
+
+@pytest.mark.parametrize("stage", ["never"], indirect=True)
+async def test_video_is_not_offered_where_the_edge_must_not(stage: Stage) -> None:
+    assert await describe(stage) == b"a=host:1\r\n"
+    await stage.ask(announce(IN_THE_CLEAR))
+    assert stage.heard[1].endswith(IN_THE_CLEAR)
+    assert (stage.session.video.by, stage.sealed) == (VideoEncryptor.NOBODY, [])
+
+
+@pytest.mark.parametrize("stage", ["always"], indirect=True)
+async def test_a_host_that_encrypts_video_does_so_end_to_end(stage: Stage) -> None:
+    offered = b"a=x-ss-general.encryptionSupported:7\na=x-ss-general.encryptionRequested:1\n"
+    assert await describe(stage, offered) == offered
+    await stage.ask(announce(ANNOUNCED))
+    assert stage.heard[1].endswith(ANNOUNCED)
+    assert (stage.session.video.by, stage.sealed) == (VideoEncryptor.HOST, [])
+
+
+@pytest.mark.parametrize("stage", ["always"], indirect=True)
+async def test_a_client_that_cannot_encrypt_plays_and_is_logged_once(stage: Stage) -> None:
+    await describe(stage)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(2):
+            assert b"200 OK" in await stage.ask(announce(IN_THE_CLEAR))
+    assert [log["session"] for log in logs if log["event"] == "video_not_encrypted"] == ["s1"]
+    assert (stage.session.video.by, stage.sealed) == (VideoEncryptor.NOBODY, [])
+
+
+@pytest.mark.parametrize("stage", ["always"], indirect=True)
+async def test_a_host_that_refuses_the_announcement_settles_nothing(stage: Stage) -> None:
+    await describe(stage)
+    stage.answer = lambda _: RtspResponse(400, "Bad Request").encode()
+    await stage.ask(announce(ANNOUNCED))
+    assert (stage.session.video.by, stage.sealed) == (VideoEncryptor.OFFERED, [])
+
+
 # To the client
 
 
@@ -234,7 +312,7 @@ async def test_a_host_that_mixes_sessions_up_is_not_set_up_for_two(
     backend = BackendId("agent-2/wolf")
     stage.answer = lambda _: ok(("Transport", "server_port=48200"))
     async with serving(stage.proxy._fleet, tunnel):
-        stage.play.keeper.table.remove(stage.session.id)
+        stage.play.keeper.table.remove(stage.session.id, 0)
         one = session("s2", backend=backend, since=trio.current_time())
         stage.play.keeper.table.add(one)
         for number in range(others):
@@ -254,13 +332,15 @@ async def test_a_client_whose_turn_at_its_host_is_over_reaches_it_no_more(
     )
     backend = BackendId("agent-2/wolf")
     async with serving(stage.proxy._fleet, tunnel):
-        stage.play.keeper.table.remove(stage.session.id)
+        stage.play.keeper.table.remove(stage.session.id, 0)
         one = session("s2", backend=backend, since=trio.current_time())
         stage.play.keeper.table.add(one)
         assert (await stage.ask(message("OPTIONS", "/"))).startswith(b"RTSP/1.0 200")
         stage.heard.clear()
         await stage.play.keeper.note_streaming(one)
-        one.move_to(SessionState.LAUNCHED, trio.current_time())
+        ports = SessionPorts(one.rtsp_port)
+        table = stage.play.keeper.table
+        table.await_handshake(one, HOME, ports, trio.current_time())
         next_one = session("s3", address="192.0.2.9", backend=backend)
         async with stage.play.keeper.apart.starting(backend, next_one.id, timeout_s=1):
             assert (await stage.ask(message("OPTIONS", "/"))).startswith(b"RTSP/1.0 503")

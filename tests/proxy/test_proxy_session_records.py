@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,13 +17,22 @@ from moonlight.identity import ClientId
 from moonlight.launch import RtspUrl
 from proxy import session_records
 from proxy.session_records import from_record, to_record
-from proxy.sessions import FlowTerms, Session, SessionId, SessionState, StreamKey
+from proxy.sessions import (
+    FlowTerms,
+    Session,
+    SessionId,
+    SessionState,
+    StreamKey,
+    VideoEncryption,
+    VideoEncryptor,
+)
 
 RESERVATION = Reservation(BACKEND)
 
 texts = st.text(max_size=20)
 payloads = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=16, max_size=16)
-u32 = st.integers(0, 2**32 - 1)
+u32_max = 2**32 - 1
+u32 = st.integers(0, u32_max)
 ports = st.integers(1, 65_535)
 terms = st.one_of(
     st.builds(FlowTerms, ports, payloads, st.none() | payloads),
@@ -58,6 +68,7 @@ sessions = st.builds(
     flows=st.dictionaries(st.sampled_from(Flow), terms),
     kbps=st.none() | ports,
     own_udp_ports=st.dictionaries(st.sampled_from(Flow), ports),
+    video=st.builds(VideoEncryption, st.sampled_from(VideoEncryptor), st.integers(0, 2**64 - 1)),
     control_client=st.none() | st.tuples(st.ip_addresses().map(str), ports),
     started_at=st.datetimes(timezones=st.just(UTC)),
 )
@@ -117,6 +128,15 @@ def test_details_that_make_no_sense_are_refused(old: bytes, new: bytes) -> None:
     assert old in record.details
     with pytest.raises((ValueError, ProtocolError)):
         from_record(replace(record, details=record.details.replace(old, new)), RESERVATION, now=0.0)
+
+
+def test_a_record_of_before_video_was_encrypted_is_understood() -> None:
+    written = session("a")
+    record = to_record(written)
+    details = msgspec.json.decode(record.details)
+    del details["video"]
+    older = replace(record, details=msgspec.json.encode(details))
+    assert from_record(older, written.reservation, now=0.0) == written
 
 
 def test_a_state_that_this_edge_does_not_know_is_refused() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 import trio
 from simulator_client import DEADLINE_S, PIN, StartHost, identity, until
 
+from moonlight.announce import Encryption, HostCapabilities
 from moonlight.applist import App
 from moonlight.flows import Flow
 from moonlight.launch import RtspUrl
@@ -102,6 +104,19 @@ async def test_picture_and_sound_of_another_session_are_noticed(start_host: Star
     alice, bob = await paired(host, "alice"), await paired(host, "bob")
     async with alice.playing(wish(16_000)), bob.playing(wish(2_000)) as his:
         await until(lambda: his.figures().frames_foreign > 0 and his.figures().audio_foreign > 0)
+
+
+@pytest.mark.parametrize("able", [True, False])
+async def test_a_host_that_encrypts_video_is_played_encrypted_where_the_client_can(
+    start_host: StartHost, able: bool
+) -> None:
+    host = await start_host(replace(NONE, encrypts_video=True), picture="noise")
+    client = await paired(host)
+    async with client.playing(replace(wish(), encrypts_video=able)) as playing:
+        await until(lambda: playing.figures().frames_whole >= 5)
+        figures = playing.figures()
+    assert (figures.video_encrypted, figures.video_undecryptable) == (able, 0)
+    assert figures.frames_foreign == 0
 
 
 async def test_a_lost_frame_brings_a_new_idr_frame(
@@ -287,6 +302,23 @@ def test_setup_tells_ports_and_secrets_and_control_is_encrypted_as_the_host_can(
     assert handshake.terms[Flow.VIDEO] == light_rtsp.FlowTerms(47998, "payload of sixty", None)
     assert handshake.terms[Flow.CONTROL] == light_rtsp.FlowTerms(47999, None, 4711)
     assert b"encryptionEnabled:1 " in announced
+
+
+@pytest.mark.parametrize(
+    "flags", [HostCapabilities(encryption_supported=7), HostCapabilities(encryption_requested=2)]
+)
+def test_video_is_encrypted_where_that_is_offered_and_packets_leave_room_for_it(
+    flags: HostCapabilities,
+) -> None:
+    for able, on in ((True, Encryption.VIDEO.value), (False, 0)):
+        handshake = Handshake(URL, wish().settings(), encrypts_video=able)
+        for _ in range(2):
+            request = handshake.next_request()
+            assert request is not None
+            handshake.receive(request, request.answer(body=flags.encode()))
+        enabled = handshake.settings.encryption_enabled
+        assert enabled & Encryption.VIDEO.value == on
+        assert handshake.settings.packet_size == wish().packet_size - 16 * on
 
 
 def test_a_refusal_and_an_answer_to_something_else_are_errors() -> None:

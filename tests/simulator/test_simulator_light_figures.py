@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from moonlight.audio import AudioCipher, AudioPacketiser
 from moonlight.enet_peer import EnetPeer
 from moonlight.video import FramePacketiser
+from moonlight.video_encryption import VideoOpener, VideoSealer
 from simulator.light_figures import (
     MAX_USELESS_FRAMES,
     AudioMeter,
@@ -111,6 +112,20 @@ def test_counting_begins_anew() -> None:
         meter.receive(frame)
     meter.begin()
     assert (meter.whole, meter.lost, meter.loss.received, meter.loss.lost) == (0, 0, 0, 0)
+
+
+def test_encrypted_video_is_counted_and_what_does_not_open_is_too() -> None:
+    meter, source = VideoMeter(STAMP), Source()
+    meter.opener = VideoOpener(KEY)
+    ours, theirs = VideoSealer(KEY, 0), VideoSealer(bytes(16), 0)
+    in_the_clear, sealed = source.frame(), source.frame(idr=True)
+    meter.receive(in_the_clear)
+    meter.receive(theirs.seal(each, len(each)) for each in sealed)
+    assert (meter.undecryptable, meter.loss.received) == (len(in_the_clear) + len(sealed), 0)
+    meter.receive(ours.seal(each, len(each)) for each in sealed)
+    assert (meter.whole, meter.loss.received, meter.foreign) == (1, len(sealed), 0)
+    meter.begin()
+    assert meter.undecryptable == 0
 
 
 def test_the_picture_of_another_session_is_noticed() -> None:
