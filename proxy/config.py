@@ -151,6 +151,7 @@ class Sessions(_Section):
     tunnel_grace_s: Seconds = 30.0
     drain_timeout_s: Seconds = 30.0
     max_sessions: Count = 1_000
+    rtsp_encryption: Literal["auto", "never"] = "auto"
 
 
 class Pairing(_Section):

@@ -43,6 +43,8 @@ resume_timeout_s: Final = 25.0
 agent_return_timeout_s: Final = 5.0
 # How long work of the edge's own waits for a client's request to end.
 served_timeout_s: Final = 1.0
+# From this version of its protocol on a client understands ``rtspenc://``.
+encrypted_rtsp_corever: Final = 1
 _label_bytes: Final = 10
 
 
@@ -186,6 +188,7 @@ class Play:
                 mode="{}x{}x{}".format(*request.mode),
                 key=StreamKey(request.rikey, request.rikeyid),
                 corever=request.corever,
+                rtsp_encrypted=self._encrypts_rtsp(request),
                 label=secrets.token_hex(_label_bytes),
                 rtsp_port=self._rtsp_port(address, launched.session),
                 host_rtsp=launched.host_rtsp,
@@ -234,13 +237,22 @@ class Play:
             await self._host_apps.undo(session.client, session.backend, session.id)
             raise Refused(503, "session_ended", f'"{session.app_title}" has just been ended.')
         rtsp_port = self._rtsp_port(address, session.id)
-        session.key, session.corever = StreamKey(request.rikey, request.rikeyid), request.corever
+        session.take_key(
+            StreamKey(request.rikey, request.rikeyid),
+            corever=request.corever,
+            rtsp_encrypted=self._encrypts_rtsp(request),
+        )
         await self.keeper.begin_anew(session, address, host_url, rtsp_port)
         return _own_url(session)
 
     async def _as_host_query(self, session: Session, request: LaunchRequest) -> Query:
         app = await self._app(request, everything)
         return request.to_query(app_id=app.offers.get(session.backend))
+
+    def _encrypts_rtsp(self, request: LaunchRequest) -> bool:
+        """Tell whether a client speaks encrypted RTSP with us; its host decides for itself."""
+        wanted = self._config.sessions.rtsp_encryption == "auto"
+        return wanted and request.corever >= encrypted_rtsp_corever
 
     def _rtsp_port(self, address: str, session_id: SessionId) -> int:
         try:
@@ -277,4 +289,4 @@ def _parsed(query: Query, *, resume: bool) -> LaunchRequest:
 
 
 def _own_url(session: Session) -> RtspUrl:
-    return RtspUrl(encrypted=False, host=session.label, port=session.rtsp_port)
+    return RtspUrl(encrypted=session.rtsp_encrypted, host=session.label, port=session.rtsp_port)

@@ -30,6 +30,9 @@ class _Details(msgspec.Struct, frozen=True):
     flows: dict[str, tuple[int, str | int, str | int | None]]
     control_client: tuple[str, int] | None = None
     kbps: int | None = None
+    rtsp_encrypted: bool = False
+    rtsp_sequence: int = 0
+    host_rtsp_sequence: int = 0
 
     def __repr__(self) -> str:
         return "_Details(…)"
@@ -54,6 +57,9 @@ def to_record(session: Session) -> SessionRecord:
         },
         control_client=session.control_client,
         kbps=session.kbps,
+        rtsp_encrypted=session.rtsp_encrypted,
+        rtsp_sequence=session.rtsp_sequence,
+        host_rtsp_sequence=session.host_rtsp_sequence,
     )
     return SessionRecord(
         id=session.id,
@@ -94,6 +100,9 @@ def from_record(record: SessionRecord, reservation: Reservation, *, now: float) 
         flows={Flow(name): FlowTerms(*terms) for name, terms in details.flows.items()},
         control_client=details.control_client,
         kbps=details.kbps,
+        rtsp_encrypted=details.rtsp_encrypted,
+        rtsp_sequence=details.rtsp_sequence,
+        host_rtsp_sequence=details.host_rtsp_sequence,
         started_at=record.started_at,
         updated_at=record.updated_at,
     )
