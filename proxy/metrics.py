@@ -24,12 +24,20 @@ class EdgeCollector(Collector):
     """Turns the edge's own counters into metrics; labels hold only names that the edge gives."""
 
     def __init__(
-        self, *, sessions: SessionTable, fleet: Fleet, media: Media, doors: Doors, tunnels: Counters
+        self,
+        *,
+        sessions: SessionTable,
+        fleet: Fleet,
+        media: Media,
+        doors: Doors,
+        rtsp_refused: Counter[str],
+        tunnels: Counters,
     ) -> None:
         self._sessions = sessions
         self._fleet = fleet
         self._media = media
         self._doors = doors
+        self._rtsp_refused = rtsp_refused
         self._tunnels = tunnels
 
     def collect(self) -> Iterator[Metric]:
@@ -50,6 +58,7 @@ class EdgeCollector(Collector):
         yield _counter(
             "connections_refused", "TCP connections of clients refused.", self._doors.refused
         )
+        yield _counter("rtsp_refused", "RTSP messages taken for no session's.", self._rtsp_refused)
         yield _counter(
             "datagrams_dropped",
             "Datagrams that were not carried on.",

@@ -224,4 +224,7 @@ class SessionKeeper:
 
 def _encryption(session: Session) -> dict[str, bool]:
     """Return on which legs a session's RTSP is encrypted, for the log."""
-    return {"rtsp_encrypted": session.rtsp_encrypted, "host_rtsp_encrypted": session.host_rtsp.encrypted}
+    return {
+        "rtsp_encrypted": session.rtsp_encrypted,
+        "host_rtsp_encrypted": session.host_rtsp.encrypted,
+    }

@@ -79,6 +79,7 @@ PURE = [
             "proxy/errors.py",
             "proxy/matching.py",
             "proxy/rtp_loss.py",
+            "proxy/sealed_rtsp.py",
             "proxy/session_records.py",
             "proxy/sessions.py",
             "proxy/translation.py",

@@ -16,7 +16,7 @@ from moonlight.identity import ClientId
 from moonlight.launch import RtspUrl
 from proxy import session_records
 from proxy.session_records import from_record, to_record
-from proxy.sessions import FlowTerms, Session, SessionId, SessionState
+from proxy.sessions import FlowTerms, Session, SessionId, SessionState, StreamKey
 
 RESERVATION = Reservation(BACKEND)
 
@@ -47,6 +47,8 @@ sessions = st.builds(
     app_id=st.integers(1, 2**31 - 1),
     app_title=texts,
     mode=texts,
+    key=st.builds(StreamKey, st.binary(min_size=16, max_size=16), st.integers(-(2**31), 2**31 - 1)),
+    corever=st.integers(0, 255),
     label=texts,
     rtsp_port=ports,
     host_rtsp=urls,
@@ -55,6 +57,9 @@ sessions = st.builds(
     reservation=st.just(RESERVATION),
     flows=st.dictionaries(st.sampled_from(Flow), terms),
     control_client=st.none() | st.tuples(st.ip_addresses().map(str), ports),
+    rtsp_encrypted=st.booleans(),
+    rtsp_sequence=u32,
+    host_rtsp_sequence=u32,
     started_at=st.datetimes(timezones=st.just(UTC)),
 )
 
@@ -80,6 +85,9 @@ def test_the_encoded_details_show_no_secret_either() -> None:
         client_address="192.0.2.1",
         app_id=1,
         mode="m",
+        rikey=b"k" * 16,
+        rikeyid=4711,
+        corever=1,
         label="unguessable",
         rtsp_port=1,
         host_rtsp="rtsp://h:1",
@@ -87,6 +95,7 @@ def test_the_encoded_details_show_no_secret_either() -> None:
     )
     assert "unguessable" not in repr(details)
     assert "0123456789abcdef" not in repr(details)
+    assert "kkkk" not in repr(details)
 
 
 @pytest.mark.parametrize(
