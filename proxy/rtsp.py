@@ -28,11 +28,11 @@ from moonlight.rtsp import (
     parse_response,
     rewrite_request,
 )
-from moonlight.rtsp_encryption import SealedMessage, SealedReader, check_rises, is_sealed, unseal
+from moonlight.rtsp_encryption import SealedMessage, SealedReader, is_sealed
 from proxy.errors import EdgeError, HostUnavailable, Refused
 from proxy.fleet import Fleet, host_name
 from proxy.matching import NoMatch, RtspOrigin, match_rtsp
-from proxy.sealed_rtsp import Exchange, SealRefusal, open_sealed
+from proxy.sealed_rtsp import Exchange, SealRefusal, open_answer, open_sealed
 from proxy.session_keeper import SessionKeeper
 from proxy.sessions import FlowTerms, Session
 from revdial.errors import TunnelError, refusal_behind
@@ -296,8 +296,7 @@ async def _read_answer(stream: trio.abc.ReceiveStream, reader: _Reader[_M_co]) -
 
 
 def _opened(answer: SealedMessage, exchange: Exchange) -> RtspResponse:
-    plain = unseal(exchange.key.rikey, "host", answer)
-    check_rises(answer.sequence, exchange.session.host_rtsp_sequence)
+    plain = open_answer(exchange, answer)
     exchange.session.host_rtsp_sequence = answer.sequence
     return parse_response(plain)
 

@@ -2,10 +2,11 @@
 
 A client and the edge, and the edge and a host, seal under one key: that of the client's launch.
 AES-GCM forbids two messages under one number, key and direction, and what the edge passes on is
-never quite what it got. So the edge numbers its own messages after the client's, in the other half
-of the number space: towards the host as towards the client the n-th exchange is n with its first
-bit flipped. No counter of the edge's own can then fall behind in a restart, and the numbers rise
-as the client's do. Neither Moonlight nor Sunshine minds where they begin.
+never quite what it got. So the edge numbers its own messages after the client's, in the upper half
+of the number space: where the client says n, the edge says n with the first bit set, to the host
+as to the client. No counter of the edge's own can then fall behind in a restart, and the numbers
+rise as the client's do. Neither Moonlight nor Sunshine minds where they begin. From others the
+edge takes the lower half only: what it said on one leg cannot be played back to it on the other.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from typing import Final
 
 from moonlight.errors import AuthenticationFailed
 from moonlight.launch import RtspUrl
-from moonlight.rtsp_encryption import Role, SealedMessage, seal, unseal
+from moonlight.rtsp_encryption import Role, SealedMessage, check_rises, seal, unseal
 from proxy.matching import RtspOrigin
 from proxy.sessions import Session, SessionState, StreamKey
 
 max_keys_tried: Final = 64
 """Sessions whose key one message is tried with: those at its port, the likeliest first."""
-_other_half: Final = 0x80000000
+_own_half: Final = 0x80000000
 
 
 class SealRefusal(enum.StrEnum):
@@ -34,6 +35,9 @@ class SealRefusal(enum.StrEnum):
 
     REPLAY = "rtsp_replay"
     """Its number is not above those that came before under that key."""
+
+    OWN_NUMBER = "rtsp_own_number"
+    """Its number is one that only the edge may use."""
 
     UNASKED = "rtsp_sealed_unasked"
     """It is sealed, and its session was told ``rtsp://``."""
@@ -63,7 +67,7 @@ class Exchange:
     @classmethod
     def of(cls, session: Session, client_sequence: int) -> Exchange:
         """Begin the exchange that the client's message of that number asks for."""
-        return cls(session, session.key, session.host_rtsp, client_sequence ^ _other_half)
+        return cls(session, session.key, session.host_rtsp, client_sequence | _own_half)
 
     @property
     def is_over(self) -> bool:
@@ -73,6 +77,18 @@ class Exchange:
     def seal(self, sender: Role, plain: bytes) -> bytes:
         """Seal what the edge says as a client to the host, or as a host to the client."""
         return seal(self.key.rikey, sender, self.sequence, plain)
+
+
+def open_answer(exchange: Exchange, answer: SealedMessage) -> bytes:
+    """Open what a host answered.
+
+    Raises AuthenticationFailed: wrong tag, a number that came before, or one of the edge's own.
+    """
+    plain = unseal(exchange.key.rikey, "host", answer)
+    if answer.sequence >= _own_half:
+        raise AuthenticationFailed(SealRefusal.OWN_NUMBER, "RTSP message under the edge's number")
+    check_rises(answer.sequence, exchange.session.host_rtsp_sequence)
+    return plain
 
 
 def open_sealed(
@@ -88,6 +104,8 @@ def open_sealed(
         sessions: all sessions of the edge.
 
     """
+    if message.sequence >= _own_half:
+        return SealRefusal.OWN_NUMBER
     for session in _candidates(origin, sessions):
         try:
             plain = unseal(session.key.rikey, "client", message)

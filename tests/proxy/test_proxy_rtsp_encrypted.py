@@ -21,7 +21,7 @@ from proxy_fakes import (
     serving,
     session,
 )
-from test_proxy_rtsp import HOME, HOST_PAYLOAD, PORTS, Stage, message, ok
+from test_proxy_rtsp import HOST_PAYLOAD, PORTS, Stage, message, ok
 
 from moonlight.flows import Flow
 from moonlight.launch import RtspUrl

@@ -5,10 +5,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from proxy_fakes import RIKEY, session
 
+from moonlight.errors import AuthenticationFailed
 from moonlight.launch import RtspUrl
 from moonlight.rtsp_encryption import SealedMessage, SealedReader, seal, unseal
 from proxy.matching import RtspOrigin
-from proxy.sealed_rtsp import Exchange, Opened, SealRefusal, max_keys_tried, open_sealed
+from proxy.sealed_rtsp import (
+    Exchange,
+    Opened,
+    SealRefusal,
+    max_keys_tried,
+    open_answer,
+    open_sealed,
+)
 from proxy.sessions import Session, SessionState, StreamKey
 
 HOME, AWAY = "192.0.2.1", "198.51.100.7"
@@ -68,6 +76,25 @@ def test_what_came_before_is_refused_until_the_key_changes() -> None:
     one.take_key(StreamKey(bytes.fromhex(key_of(9)), 1), corever=1, rtsp_encrypted=True)
     assert open_sealed(sealed(RIKEY, 8), at(), [one]) is SealRefusal.WRONG_TAG
     assert isinstance(open_sealed(sealed(key_of(9), 1), at(), [one]), Opened)
+
+
+def test_what_the_edge_itself_has_sealed_is_not_taken_for_a_clients_or_a_hosts() -> None:
+    one = encrypted("a")
+    exchange = Exchange.of(one, 3)
+    to_host, to_client = exchange.seal("client", b"PLAY"), exchange.seal("host", b"200")
+    assert open_sealed(read(to_host), at(), [one]) is SealRefusal.OWN_NUMBER
+    with pytest.raises(AuthenticationFailed) as caught:
+        open_answer(exchange, read(to_client))
+    assert caught.value.reason == SealRefusal.OWN_NUMBER
+
+
+def test_answers_of_a_host_rise() -> None:
+    exchange = Exchange.of(encrypted("a"), 3)
+    exchange.session.host_rtsp_sequence = 4
+    assert open_answer(exchange, read(seal(exchange.key.rikey, "host", 5, b"200"))) == b"200"
+    with pytest.raises(AuthenticationFailed) as caught:
+        open_answer(exchange, read(seal(exchange.key.rikey, "host", 4, b"200")))
+    assert caught.value.reason == "rtsp_replay"
 
 
 def test_a_sealed_message_of_a_session_that_was_told_plain_rtsp_is_refused_as_such() -> None:
