@@ -297,7 +297,8 @@ async def _read_answer(stream: trio.abc.ReceiveStream, reader: _Reader[_M_co]) -
 
 def _opened(answer: SealedMessage, exchange: Exchange) -> RtspResponse:
     plain = open_answer(exchange, answer)
-    exchange.session.host_rtsp_sequence = answer.sequence
+    if not exchange.is_over:
+        exchange.session.host_rtsp_sequence = answer.sequence
     return parse_response(plain)
 
 
