@@ -257,7 +257,6 @@ async def test_a_host_that_says_no_is_not_asked_to_cancel_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (launch_answer("rtspenc://203.0.113.9:48010"), "rtsp_encrypted"),
         (launch_answer("http://203.0.113.9"), "bad_session_url"),
         (Answer.ok(), "bad_session_url"),
     ],
@@ -485,6 +484,17 @@ async def test_encrypted_rtsp_is_offered_to_who_can_unless_the_setting_forbids(
     assert details == to_record(one).details
     resumed = await play.resume(PHONE, HOME, query.replaced(rikey="1" * 32))
     assert session_url(resumed).encrypted is encrypted
+
+
+@pytest.mark.parametrize("corever", ["0", "1"])
+async def test_what_a_host_wants_encrypted_is_no_matter_between_its_client_and_the_edge(
+    play: Play, host: Host, corever: str
+) -> None:
+    host.answers["/launch"] = launch_answer("rtspenc://203.0.113.9:48010")
+    told = session_url(await play.launch(PHONE, HOME, launch_query(GAME, corever=corever)))
+    assert told.encrypted is (corever == "1")
+    (one,) = play.keeper.table
+    assert one.host_rtsp.encrypted
 
 
 async def test_another_app_is_refused_by_the_name_of_the_running_one(
