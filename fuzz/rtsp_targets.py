@@ -11,7 +11,7 @@ from moonlight.announce import HostCapabilities, StreamSettings
 from moonlight.errors import AuthenticationFailed, ProtocolError
 from moonlight.launch import RtspUrl
 from moonlight.rtsp import RtspParser, RtspRequest, RtspResponse, rewrite_request
-from moonlight.rtsp_encryption import EncryptedRtsp
+from moonlight.rtsp_encryption import EncryptedRtsp, SealedMessage, SealedReader
 from proxy import leg_encryption
 from proxy.sessions import VideoEncryption, VideoEncryptor
 
@@ -118,21 +118,35 @@ def _rtsp_response_seeds() -> list[bytes]:
     ]
 
 
+def _sealed(pieces: list[bytes]) -> list[SealedMessage]:
+    reader = SealedReader()
+    messages: list[SealedMessage] = []
+    with suppress(ProtocolError):
+        for piece in pieces:
+            reader.receive(piece)
+            while (message := reader.next()) is not None:
+                messages.append(message)
+        reader.end()
+        promise(reader.next() is None, "an ended reader ends")
+        promise(reader.idle, "what is left over is cut short")
+    return messages
+
+
 def _rtsp_encryption(data: bytes) -> None:
     whole, pieces = chunks(data)
-    with suppress(ProtocolError):
-        host = EncryptedRtsp(_KEY, "host")
-        for piece in pieces:
-            host.open(piece)
+    found = _sealed(pieces)
+    promise(found == _sealed([whole]), "chunks do not matter")
+    host = EncryptedRtsp(_KEY, "host")
+    for message in found:
+        with suppress(ProtocolError):
+            host.unseal(message)
     client, host = EncryptedRtsp(_KEY, "client"), EncryptedRtsp(_KEY, "host")
     sealed = client.seal(whole) + client.seal(b"next")
     step = max(1, len(pieces[0])) if pieces else 1
-    opened = [
-        plain for at in range(0, len(sealed), step) for plain in host.open(sealed[at : at + step])
-    ]
-    promise(opened == [whole, b"next"], "sealed messages open")
+    sent = _sealed([sealed[at : at + step] for at in range(0, len(sealed), step)])
+    promise([host.unseal(message) for message in sent] == [whole, b"next"], "sealed messages open")
     try:
-        host.open(sealed)
+        host.unseal(sent[0])
     except AuthenticationFailed:
         return
     promise(False, "messages open once")

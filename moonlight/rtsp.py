@@ -296,6 +296,25 @@ class RtspParser(Generic[_M]):
         return int(text)
 
 
+def parse_request(data: bytes) -> RtspRequest:
+    """Read the one request of some bytes. Raises as `RtspParser`, and Malformed for no bytes."""
+    return _only_message(RtspParser("request"), data)
+
+
+def parse_response(data: bytes) -> RtspResponse:
+    """Read the one answer of some bytes. Raises as `RtspParser`, and Malformed for no bytes."""
+    return _only_message(RtspParser("response"), data)
+
+
+def _only_message(parser: RtspParser[_M], data: bytes) -> _M:
+    parser.receive(data)
+    parser.end()
+    message = parser.next()
+    if message is None:
+        raise Malformed("rtsp_truncated", "RTSP message without a byte")
+    return message
+
+
 def _parse_head(
     head: str, role: Literal["request", "response"], max_headers: int
 ) -> RtspRequest | RtspResponse:

@@ -170,6 +170,7 @@ class Sessions(_Section):
     encrypt_video: EncryptVideo = "auto"
     drain_timeout_s: Seconds = 30.0
     max_sessions: Count = 1_000
+    rtsp_encryption: Literal["auto", "never"] = "auto"
 
 
 class Pairing(_Section):

@@ -31,6 +31,7 @@ class EdgeCollector(Collector):
         fleet: Fleet,
         media: Media,
         doors: Doors,
+        rtsp_refused: Counter[str],
         tunnels: Counters,
         waker: Waker,
     ) -> None:
@@ -38,6 +39,7 @@ class EdgeCollector(Collector):
         self._fleet = fleet
         self._media = media
         self._doors = doors
+        self._rtsp_refused = rtsp_refused
         self._tunnels = tunnels
         self._waker = waker
 
@@ -59,6 +61,7 @@ class EdgeCollector(Collector):
         yield _counter(
             "connections_refused", "TCP connections of clients refused.", self._doors.refused
         )
+        yield _counter("rtsp_refused", "RTSP messages taken for no session's.", self._rtsp_refused)
         yield _counter(
             "datagrams_dropped",
             "Datagrams that were not carried on.",

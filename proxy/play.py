@@ -43,8 +43,9 @@ resume_timeout_s: Final = 25.0
 agent_return_timeout_s: Final = 5.0
 # How long work of the edge's own waits for a client's request to end.
 served_timeout_s: Final = 1.0
-# Clients that say less may be older than ping payloads, and be known by their ports alone.
-corever_of_payloads: Final = 1
+# From here on a client understands ``rtspenc://``. One that says less may be
+# older than ping payloads, too, and be known by its ports alone.
+modern_corever: Final = 1
 
 
 class Play:
@@ -225,6 +226,7 @@ class Play:
                 mode="{}x{}x{}".format(*request.mode),
                 key=StreamKey(request.rikey, request.rikeyid),
                 corever=request.corever,
+                rtsp_encrypted=self._encrypts_rtsp(request),
                 label=new_label(),
                 rtsp_port=ports.rtsp,
                 own_udp_ports=ports.own_udp,
@@ -288,7 +290,11 @@ class Play:
             await self._host_apps.undo(session.client, session.backend, session.id)
             raise Refused(503, "session_ended", f'"{session.app_title}" has just been ended.')
         ports = self._ports(session.client, address, request)
-        session.key, session.corever = StreamKey(request.rikey, request.rikeyid), request.corever
+        session.take_key(
+            StreamKey(request.rikey, request.rikeyid),
+            corever=request.corever,
+            rtsp_encrypted=self._encrypts_rtsp(request),
+        )
         await self.keeper.begin_anew(session, address, host_url, ports)
         return _own_url(session)
 
@@ -296,8 +302,13 @@ class Play:
         app = await self._app(request, everything)
         return request.to_query(app_id=app.offers.get(session.backend))
 
+    def _encrypts_rtsp(self, request: LaunchRequest) -> bool:
+        """Tell whether a client speaks encrypted RTSP with us; its host decides for itself."""
+        wanted = self._config.sessions.rtsp_encryption == "auto"
+        return wanted and request.corever >= modern_corever
+
     def _ports(self, client: ClientId, address: str, request: LaunchRequest) -> SessionPorts:
-        old = request.corever < corever_of_payloads
+        old = request.corever < modern_corever
         try:
             ports = self._sessions.choose_ports(client, address, trio.current_time(), own_udp=old)
         except LookupError as error:
@@ -341,4 +352,4 @@ def _being_woken(computer: str) -> Refused:
 
 
 def _own_url(session: Session) -> RtspUrl:
-    return RtspUrl(encrypted=False, host=session.label, port=session.rtsp_port)
+    return RtspUrl(encrypted=session.rtsp_encrypted, host=session.label, port=session.rtsp_port)

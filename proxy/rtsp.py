@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import secrets
 import ssl
+from collections import Counter
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 import structlog
 import trio
@@ -19,12 +20,21 @@ from moonlight.announce import StreamSettings
 from moonlight.errors import Malformed, ProtocolError
 from moonlight.flows import Flow
 from moonlight.ping import new_ping_payload
-from moonlight.rtsp import RtspParser, RtspRequest, RtspResponse, rewrite_request
+from moonlight.rtsp import (
+    RtspParser,
+    RtspRequest,
+    RtspResponse,
+    parse_request,
+    parse_response,
+    rewrite_request,
+)
+from moonlight.rtsp_encryption import SealedMessage, SealedReader, is_sealed
 from proxy import leg_encryption
 from proxy.errors import EdgeError, HostUnavailable, Refused
 from proxy.fleet import Fleet, host_name
 from proxy.leg_encryption import EncryptVideo
 from proxy.matching import NoMatch, RtspOrigin, match_rtsp
+from proxy.sealed_rtsp import Exchange, SealRefusal, open_answer, open_sealed
 from proxy.session_keeper import SessionKeeper
 from proxy.sessions import FlowTerms, Session, VideoEncryptor
 from revdial.errors import TunnelError, refusal_behind
@@ -73,23 +83,28 @@ class RtspProxy:
         self._launch_window_s = launch_window_s
         self._encrypt_video: EncryptVideo = encrypt_video
         self._seal_video = seal_video
+        self.refused: Counter[str] = Counter()
+        """Messages that were not taken for any session's, by reason."""
 
     async def serve(self, stream: trio.abc.HalfCloseableStream, address: str, port: int) -> None:
         """Answer the one message of a connection from `address` to our `port`."""
         try:
             with trio.fail_after(request_timeout_s):
-                request = await _read_request(stream)
-            if request is None:
+                message = await _read_message(stream)
+            if message is None:
                 return  # a client testing that the port is open
-            answer = await self._answer(request, address, port)
+            if isinstance(message, SealedMessage):
+                answer = await self._answer_sealed(message, address, port)
+            else:
+                answer = (await self._answer(message, address, port)).encode()
         except trio.TooSlowError:
             _log.info("rtsp_refused", client_address=address, reason="too_slow")
             return
         except ProtocolError as error:
             _log.info("rtsp_refused", client_address=address, reason=error.reason, why=str(error))
-            answer = RtspResponse(400, "Bad Request")
+            answer = RtspResponse(400, "Bad Request").encode()
         with trio.move_on_after(close_timeout_s):
-            await stream.send_all(answer.encode())
+            await stream.send_all(answer)
             await _close_gracefully(stream)
 
     async def _answer(self, request: RtspRequest, address: str, port: int) -> RtspResponse:
@@ -101,16 +116,48 @@ class RtspProxy:
             launch_window_s=self._launch_window_s,
         )
         if isinstance(session, NoMatch):
-            _log.warning(
-                "rtsp_refused", client_address=address, rtsp_port=port, reason=str(session)
-            )
+            self._note_refusal(origin, session)
             return request.answer(status=454, reason="Session Not Found")
+        if session.rtsp_encrypted:
+            self._note_refusal(origin, SealRefusal.IN_THE_CLEAR)
+            return request.answer(status=400, reason="Bad Request")
+        exchange = Exchange.of(session, session.rtsp_sequence + 1)
+        if session.host_rtsp.encrypted:
+            await self._keeper.note_rtsp_sequence(session, session.rtsp_sequence + 1)
+        return await self._exchange(exchange, request)
+
+    async def _answer_sealed(self, message: SealedMessage, address: str, port: int) -> bytes:
+        origin = RtspOrigin(port, address, "")
+        opened = open_sealed(message, origin, self._keeper.table)
+        if isinstance(opened, SealRefusal):
+            self._note_refusal(origin, opened)
+            # In the clear: under the number of this message something may have been sealed already.
+            return RtspResponse(400, "Bad Request").encode()
+        exchange = Exchange.of(opened.session, message.sequence)
+        await self._keeper.note_rtsp_sequence(opened.session, message.sequence)
         try:
-            host_url = session.host_rtsp
+            answer = await self._exchange(exchange, parse_request(opened.plain))
+        except ProtocolError as error:
+            _log.info("rtsp_refused", session=opened.session.id, reason=error.reason)
+            answer = RtspResponse(400, "Bad Request")
+        return exchange.seal("host", answer.encode())
+
+    def _note_refusal(self, origin: RtspOrigin, reason: NoMatch | SealRefusal) -> None:
+        self.refused[reason] += 1
+        _log.warning(
+            "rtsp_refused",
+            client_address=origin.client_address,
+            rtsp_port=origin.local_port,
+            reason=str(reason),
+        )
+
+    async def _exchange(self, exchange: Exchange, request: RtspRequest) -> RtspResponse:
+        session = exchange.session
+        try:
+            self._check_goes_on(exchange)
             self._keeper.apart.check(session)
-            answer = await self._ask_host(session, request)
-            if self._keeper.table.get(session.id) is not session or session.host_rtsp != host_url:
-                raise Refused(454, "session_gone", "the session ended or was resumed meanwhile")
+            answer = await self._ask_host(exchange, request)
+            self._check_goes_on(exchange)
             return await self._make_own(session, request, answer)
         except EdgeError as error:
             _log.warning(
@@ -124,20 +171,29 @@ class RtspProxy:
                 return request.answer(status=error.status, reason="Session Not Found")
             return request.answer(status=503, reason="Service Unavailable")
 
-    async def _ask_host(self, session: Session, request: RtspRequest) -> RtspResponse:
+    def _check_goes_on(self, exchange: Exchange) -> None:
+        session = exchange.session
+        if self._keeper.table.get(session.id) is not session or exchange.is_over:
+            raise Refused(454, "session_gone", "the session ended or was resumed meanwhile")
+
+    async def _ask_host(self, exchange: Exchange, request: RtspRequest) -> RtspResponse:
+        session, url = exchange.session, exchange.host_rtsp
         request = leg_encryption.for_host(request, session.video)
-        rewritten = rewrite_request(request, session_url=session.host_rtsp)
+        asked = rewrite_request(request, session_url=url).encode()
         try:
             with trio.fail_after(host_answer_timeout_s):
                 stream = await self._fleet.tunnel(session.backend).open_stream(
                     host_name(session.backend),
                     "rtsp",
                     origin=session.id,
-                    port=session.host_rtsp.port,
+                    port=url.port,
                 )
                 try:
-                    await stream.send_all(rewritten.encode())
-                    return await _read_response(stream)
+                    if url.encrypted:
+                        await stream.send_all(exchange.seal("client", asked))
+                        return _opened(await _read_answer(stream, SealedReader()), exchange)
+                    await stream.send_all(asked)
+                    return await _read_answer(stream, RtspParser("response"))
                 finally:
                     # Whole or not wanted any more: do not make the client wait for a polite end.
                     await trio.aclose_forcefully(stream)
@@ -216,33 +272,56 @@ class RtspProxy:
         return own.with_connect_data(edge_secret)
 
 
-async def _read_request(stream: trio.abc.ReceiveStream) -> RtspRequest | None:
-    parser = RtspParser("request")
-    while (request := parser.next()) is None:
+_M_co = TypeVar("_M_co", covariant=True)
+
+
+class _Reader(Protocol[_M_co]):
+    """What cuts the bytes of a connection into messages, sealed ones or not."""
+
+    @property
+    def idle(self) -> bool: ...
+    def receive(self, data: bytes | bytearray) -> None: ...
+    def end(self) -> None: ...
+    def next(self) -> _M_co | None: ...
+
+
+async def _read_message(stream: trio.abc.ReceiveStream) -> RtspRequest | SealedMessage | None:
+    reader: _Reader[RtspRequest | SealedMessage] | None = None
+    while True:
         try:
             data = await stream.receive_some(receive_bytes)
         except trio.BrokenResourceError:
             return None
-        if not data:
-            if parser.idle:
-                return None
-            parser.end()
-            return parser.next()
-        parser.receive(data)
-    return request
+        if reader is None:
+            reader = SealedReader() if is_sealed(data) else RtspParser("request")
+        if data:
+            reader.receive(data)
+        elif reader.idle:
+            return None
+        else:
+            reader.end()
+        message = reader.next()
+        if message is not None or not data:
+            return message
 
 
-async def _read_response(stream: trio.abc.ReceiveStream) -> RtspResponse:
-    parser = RtspParser("response")
-    while (response := parser.next()) is None:
+async def _read_answer(stream: trio.abc.ReceiveStream, reader: _Reader[_M_co]) -> _M_co:
+    while (answer := reader.next()) is None:
         data = await stream.receive_some(receive_bytes)
         if data:
-            parser.receive(data)
-        elif parser.idle:
+            reader.receive(data)
+        elif reader.idle:
             raise Malformed("rtsp_no_answer", "the host closed the connection without an answer")
         else:
-            parser.end()
-    return response
+            reader.end()
+    return answer
+
+
+def _opened(answer: SealedMessage, exchange: Exchange) -> RtspResponse:
+    plain = open_answer(exchange, answer)
+    if not exchange.is_over:
+        exchange.session.host_rtsp_sequence = answer.sequence
+    return parse_response(plain)
 
 
 async def _close_gracefully(stream: trio.abc.HalfCloseableStream) -> None:

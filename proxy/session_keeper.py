@@ -98,6 +98,7 @@ class SessionKeeper:
             app=session.app_title,
             mode=session.mode,
             rtsp_port=session.rtsp_port,
+            **_encryption(session),
         )
 
     async def begin_anew(
@@ -112,7 +113,12 @@ class SessionKeeper:
         session.sealer = None
         session.host_rtsp = host_rtsp
         self.table.await_handshake(session, address, ports, trio.current_time())
-        _log.info("session_resumed", session=session.id, rtsp_port=session.rtsp_port)
+        _log.info(
+            "session_resumed",
+            session=session.id,
+            rtsp_port=session.rtsp_port,
+            **_encryption(session),
+        )
         await self._write(session)
 
     async def pause(self, session_id: SessionId, why: str) -> None:
@@ -178,6 +184,11 @@ class SessionKeeper:
         """Keep who encrypts video, and which counters are set aside for it."""
         await self._write(session)
 
+    async def note_rtsp_sequence(self, session: Session, sequence: int) -> None:
+        """Keep how far a session's RTSP has counted: an edge that restarts must not begin anew."""
+        session.rtsp_sequence = sequence
+        await self._write(session)
+
     async def note_control_client(self, session_id: SessionId, client: tuple[str, int]) -> None:
         """Keep where a client's control connection comes from, for an edge that restarts."""
         session = self.table.get(session_id)
@@ -229,3 +240,11 @@ class SessionKeeper:
             await self._store.update_session(to_record(session))
         except StoreError as error:
             _log.error("session_not_written_to_the_store", session=session.id, why=str(error))
+
+
+def _encryption(session: Session) -> dict[str, bool]:
+    """Return on which legs a session's RTSP is encrypted, for the log."""
+    return {
+        "rtsp_encrypted": session.rtsp_encrypted,
+        "host_rtsp_encrypted": session.host_rtsp.encrypted,
+    }

@@ -32,6 +32,9 @@ class _Details(msgspec.Struct, frozen=True):
     kbps: int | None = None
     own_udp_ports: dict[str, int] = {}
     video: VideoEncryption = VideoEncryption()
+    rtsp_encrypted: bool = False
+    rtsp_sequence: int = 0
+    host_rtsp_sequence: int = 0
 
     def __repr__(self) -> str:
         return "_Details(…)"
@@ -58,6 +61,9 @@ def to_record(session: Session) -> SessionRecord:
         kbps=session.kbps,
         own_udp_ports={str(flow): port for flow, port in session.own_udp_ports.items()},
         video=session.video,
+        rtsp_encrypted=session.rtsp_encrypted,
+        rtsp_sequence=session.rtsp_sequence,
+        host_rtsp_sequence=session.host_rtsp_sequence,
     )
     return SessionRecord(
         id=session.id,
@@ -100,6 +106,9 @@ def from_record(record: SessionRecord, reservation: Reservation, *, now: float) 
         kbps=details.kbps,
         own_udp_ports={Flow(name): port for name, port in details.own_udp_ports.items()},
         video=details.video,
+        rtsp_encrypted=details.rtsp_encrypted,
+        rtsp_sequence=details.rtsp_sequence,
+        host_rtsp_sequence=details.host_rtsp_sequence,
         started_at=record.started_at,
         updated_at=record.updated_at,
     )

@@ -117,11 +117,24 @@ class Session:
     video: VideoEncryption = VideoEncryption()
     sealer: VideoSealer | None = field(default=None, repr=False, compare=False)
     """Of this process, for all video flows under `key`, so that no counter is used twice."""
+    rtsp_encrypted: bool = False
+    """Whether the client was told ``rtspenc://``; what its host was told is in `host_rtsp`."""
+    rtsp_sequence: int = 0
+    """The highest number of an RTSP message of the client under `key`, see `proxy.sealed_rtsp`."""
+    host_rtsp_sequence: int = 0
+    """The highest number of a sealed RTSP answer of the host since launch or resume."""
     control_client: tuple[str, int] | None = None
     """Where the client's control connection comes from: IP address and UDP port."""
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     updated_at: datetime = _NEVER
     """Of its last record: each is later than the one before, whatever the clock does."""
+
+    def take_key(self, key: StreamKey, *, corever: int, rtsp_encrypted: bool) -> None:
+        """Enter what a resume said; numbers begin anew, the client's own only under a new key."""
+        if key.rikey != self.key.rikey:
+            self.rtsp_sequence = 0
+        self.host_rtsp_sequence = 0
+        self.key, self.corever, self.rtsp_encrypted = key, corever, rtsp_encrypted
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,12 @@ class Traps:
     encrypts_video: bool = False
     """Offer and request video encryption, as Sunshine can; Wolf never does."""
 
+    encrypted_rtsp: bool = False
+    """Tell a client of corever 1 and above ``rtspenc://``, and insist on it, as Sunshine does.
+
+    Unlike Sunshine refuse messages that came before.
+    """
+
     address_under_pin: bool = False
     """In the list of pending pairings give the client's address as "pin", not as "client_ip"."""
 

@@ -24,6 +24,7 @@ from moonlight.flows import Flow
 from moonlight.identity import Identity
 from moonlight.launch import RtspUrl
 from moonlight.ping import build_ping
+from moonlight.rtsp_encryption import EncryptedRtsp
 from moonlight.video_encryption import VideoOpener
 from simulator.light_control import LightControl
 from simulator.light_errors import ClientFailed, first_failure
@@ -53,6 +54,8 @@ class StreamWish:
     packet_size: int = PACKET_SIZE
     encrypts_video: bool = True
     """Where it is offered. Clients of before 2024 never do."""
+    corever: int = 1
+    """0 offers the host no encrypted RTSP."""
 
     def __post_init__(self) -> None:
         parse_mode(self.mode)
@@ -116,7 +119,11 @@ class LightClient:
         Leaving and cancelling happen whatever ends the block, within `LEAVE_TIMEOUT_S`.
         """
         launch = LaunchWish(
-            wish.app_id, wish.mode, secrets.token_bytes(16), secrets.randbits(32) - 2**31
+            wish.app_id,
+            wish.mode,
+            secrets.token_bytes(16),
+            secrets.randbits(32) - 2**31,
+            wish.corever,
         )
         ended_well = False
         try:
@@ -197,6 +204,8 @@ class Playing:
     async def streaming(self, url: RtspUrl, http_ports: tuple[int, ...]) -> AsyncIterator[None]:
         """Set the stream up and keep it going for a block, which begins with the first frame."""
         handshake = Handshake(url, self._settings, encrypts_video=self._encrypts_video)
+        offered = self._launch.corever >= 1
+        sealing = EncryptedRtsp(self._launch.rikey, "client") if offered else None
         with ExitStack() as closing:
             try:
                 async with trio.open_nursery() as nursery:
@@ -208,7 +217,12 @@ class Playing:
                             nursery.start_soon(self._ping, socket, terms.ping_payload)
 
                     await shake_hands(
-                        self._target, url, handshake, other_ports=http_ports, on_terms=set_up
+                        self._target,
+                        url,
+                        handshake,
+                        sealing=sealing,
+                        other_ports=http_ports,
+                        on_terms=set_up,
                     )
                     await self._start(handshake, nursery)
                     yield

@@ -81,6 +81,8 @@ class LaunchWish:
     mode: str
     rikey: bytes = field(repr=False)
     rikeyid: int
+    corever: int = 1
+    """From 1 on a host may ask for encrypted RTSP."""
 
     def query(self) -> Query:
         """Write the fields in Moonlight's order."""
@@ -95,7 +97,7 @@ class LaunchWish:
             ("surroundAudioInfo", "196610"),
             ("remoteControllersBitmap", "0"),
             ("gcmap", "0"),
-            ("corever", "1"),
+            ("corever", str(self.corever)),
         )
 
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from moonlight.announce import Encryption, HostCapabilities, StreamSettings
-from moonlight.errors import Malformed
+from moonlight.errors import Malformed, TooLarge
 from moonlight.flows import Flow
 from moonlight.launch import RtspUrl, default_rtsp_port
-from moonlight.rtsp import Headers, RtspParser, RtspRequest, RtspResponse
+from moonlight.rtsp import Headers, RtspRequest, RtspResponse, parse_response
+from moonlight.rtsp_encryption import EncryptedRtsp, SealedReader
 from moonlight.video_encryption import ENCRYPTION_OVERHEAD_BYTES
 from moonlight.xml import HostRefused
 from simulator.light_errors import ClientFailed, failing_at
@@ -25,6 +26,7 @@ ANSWER_TIMEOUT_S: Final = 15.0
 _NOBODY: Final = "0.0.0.0"  # noqa: S104 - what Moonlight writes, no address to bind to
 _SEGMENT_BYTES: Final = 536
 _RECEIVE_BYTES: Final = 65_536
+_MAX_ANSWER_BYTES: Final = 65_536
 _OK: Final = 200
 _SETUP: Final = (
     ("Transport", "unicast;X-GS-ClientPort=50000-50001"),
@@ -50,7 +52,7 @@ class Handshake:
     ) -> None:
         named = settings.bitrate_kbps >= TARGET_BITRATE_KBPS
         self._host = url.host if named else _NOBODY
-        self._url = RtspUrl(url.encrypted, self._host, url.port)
+        self._url = RtspUrl(url.encrypted and named, self._host, url.port)
         self._session: str | None = None
         self._encrypts_video = encrypts_video
         self._done = 0
@@ -120,36 +122,55 @@ async def shake_hands(
     url: RtspUrl,
     handshake: Handshake,
     *,
+    sealing: EncryptedRtsp | None,
     other_ports: tuple[int, ...],
     on_terms: Callable[[Flow, FlowTerms], None],
 ) -> None:
     """Go through the handshake. `on_terms` is told of each flow as soon as it is set up.
 
-    `other_ports` are tried before RTSP's own where that is the standard one, as clients do.
+    `sealing` is our side of encrypted RTSP, None where it was not offered. `other_ports` are tried
+    before RTSP's own where that is the standard one, as clients do.
     Raises `ClientFailed`.
     """
-    if url.encrypted:
-        raise ClientFailed("rtsp_encrypted", "The host wants encrypted RTSP, unknown here.")
+    if not url.encrypted:
+        sealing = None
+    elif sealing is None:
+        raise ClientFailed(
+            "rtsp_encrypted", "The host wants encrypted RTSP, which was not offered."
+        )
     for port in (*other_ports, url.port) if url.port == default_rtsp_port else (url.port,):
         with failing_at("connection_test", timeout_s=ANSWER_TIMEOUT_S):
             await (await connect(target, port)).aclose()
     while (request := handshake.next_request()) is not None:
         known = set(handshake.terms)
         with failing_at(f"rtsp_{request.method.lower()}", timeout_s=ANSWER_TIMEOUT_S):
-            handshake.receive(request, await _exchange(target, url.port, request))
+            handshake.receive(request, await _exchange(target, url.port, request, sealing))
         for flow in handshake.terms.keys() - known:
             on_terms(flow, handshake.terms[flow])
 
 
-async def _exchange(target: Target, port: int, request: RtspRequest) -> RtspResponse:
+async def _exchange(
+    target: Target, port: int, request: RtspRequest, sealing: EncryptedRtsp | None
+) -> RtspResponse:
     """Send one message in pieces, read until the host closes."""
-    parser = RtspParser("response")
+    message, answer = request.encode(), b""
     async with await connect(target, port, max_segment_bytes=_SEGMENT_BYTES) as stream:
-        await stream.send_all(request.encode())
+        await stream.send_all(message if sealing is None else sealing.seal(message))
         while data := await stream.receive_some(_RECEIVE_BYTES):
-            parser.receive(data)
-    parser.end()
-    answer = parser.next()
-    if answer is None:
+            answer += data
+            if len(answer) > _MAX_ANSWER_BYTES:
+                raise TooLarge("rtsp_message", "The host's answer does not end.")
+    if not answer:
         raise Malformed("rtsp_no_answer", "The host closed the connection without an answer.")
-    return answer
+    return parse_response(answer if sealing is None else _unsealed(answer, sealing))
+
+
+def _unsealed(answer: bytes, sealing: EncryptedRtsp) -> bytes:
+    """Open an answer. As with Moonlight it must be sealed, and nothing may follow it."""
+    reader = SealedReader()
+    reader.receive(answer)
+    reader.end()
+    message = reader.next()
+    if message is None or not reader.idle:
+        raise Malformed("rtsp_excess", "The host sent more than one answer.")
+    return sealing.unseal(message)

@@ -187,7 +187,7 @@ class NvHttp:
         return self._lifecycle.sessions.of_client(client.id)
 
     def _url(self, session: Session) -> RtspUrl:
-        return RtspUrl(False, session.rtsp_host, self._ports.rtsp)
+        return RtspUrl(session.sealing is not None, session.rtsp_host, self._ports.rtsp)
 
     def _perhaps_stray(self, answer: Answer, *, stray: bool) -> Reply:
         stray = stray and self._traps.stray_second_answer

@@ -9,9 +9,10 @@ import structlog
 import trio
 
 from moonlight.announce import Encryption, HostCapabilities, StreamSettings
-from moonlight.errors import ProtocolError
+from moonlight.errors import AuthenticationFailed, ProtocolError
 from moonlight.flows import Flow
-from moonlight.rtsp import RtspParser, RtspRequest, RtspResponse
+from moonlight.rtsp import RtspParser, RtspRequest, RtspResponse, parse_request
+from moonlight.rtsp_encryption import SealedMessage, SealedReader, is_sealed
 from simulator.config import Traps
 from simulator.lifecycle import Lifecycle
 from simulator.matching import match_rtsp
@@ -30,6 +31,7 @@ _ENCRYPTING: Final = replace(
     encryption_supported=Encryption.VIDEO.value,
     encryption_requested=Encryption.VIDEO.value,
 )
+_BAD_REQUEST: Final = RtspResponse(400, "Bad Request")
 _RECEIVE_BYTES: Final = 8192
 _CLOSE_TIMEOUT_S: Final = 2.0
 
@@ -54,34 +56,53 @@ class RtspServer:
                 answer = await self._exchange(stream, source)
                 if answer is None:
                     return
-                await stream.send_all(answer.encode())
+                await stream.send_all(answer)
                 await _end(stream)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return
 
-    async def _exchange(self, stream: trio.SocketStream, source: str) -> RtspResponse | None:
-        parser = RtspParser("request")
+    async def _exchange(self, stream: trio.SocketStream, source: str) -> bytes | None:
         try:
-            while (request := parser.next()) is None:
-                data = bytes(await stream.receive_some(_RECEIVE_BYTES))
-                if data:
-                    parser.receive(data)
-                elif parser.idle:
-                    return None  # a client that only tried whether the port is open
-                else:
-                    parser.end()
+            message = await _read(stream)
+            if message is None:
+                return None  # a client that only tried whether the port is open
+            if isinstance(message, SealedMessage):
+                return self._answer_sealed(message, source)
+            return self._answer_plain(message, source)
         except ProtocolError as error:
             _log.info("rtsp_refused", reason=error.reason, client=source)
-            return RtspResponse(400, "Bad Request")
-        return self.answer(request, source)
+            return _BAD_REQUEST.encode()
 
-    def answer(self, request: RtspRequest, source: str) -> RtspResponse:
-        """Do what one message asks, and give its answer."""
+    def _answer_plain(self, request: RtspRequest, source: str) -> bytes:
+        session = self._session_of(request, source)
+        if session is not None and session.sealing is not None:
+            _log.info("rtsp_refused", reason="rtsp_not_sealed", client=source)
+            return session.sealing.seal(_BAD_REQUEST.encode())
+        return self.answer(request, session).encode()
+
+    def _answer_sealed(self, message: SealedMessage, source: str) -> bytes:
+        """Answer a message of the session whose key opens it. Raises ProtocolError."""
+        for session in self._lifecycle.sessions.all():
+            if session.sealing is not None:
+                try:
+                    plain = session.sealing.unseal(message)
+                except AuthenticationFailed as error:
+                    if error.reason == "rtsp_tag":
+                        continue
+                    raise
+                return session.sealing.seal(self.answer(parse_request(plain), session).encode())
+        raise AuthenticationFailed("rtsp_tag", "no session has the key of this message")
+
+    def _session_of(self, request: RtspRequest, source: str) -> Session | None:
         sessions = self._lifecycle.sessions
-        session_id = match_rtsp(
-            sessions.claims(), host=request.session_host, source=source, traps=self._traps
+        return sessions.get(
+            match_rtsp(
+                sessions.claims(), host=request.session_host, source=source, traps=self._traps
+            )
         )
-        session = sessions.get(session_id)
+
+    def answer(self, request: RtspRequest, session: Session | None) -> RtspResponse:
+        """Do what one message asks, and give its answer."""
         if session is None:
             return request.answer(status=404, reason="Not Found")
         match request.method:
@@ -131,6 +152,19 @@ class RtspServer:
             return request.answer(status=455, reason="Method Not Valid in This State")
         self._lifecycle.play(session)
         return request.answer()
+
+
+async def _read(stream: trio.SocketStream) -> RtspRequest | SealedMessage | None:
+    """Read one message; None where the connection ends without a byte. Raises ProtocolError."""
+    data = bytes(await stream.receive_some(_RECEIVE_BYTES))
+    reader = SealedReader() if is_sealed(data) else RtspParser("request")
+    while data:
+        reader.receive(data)
+        if (message := reader.next()) is not None:
+            return message
+        data = bytes(await stream.receive_some(_RECEIVE_BYTES))
+    reader.end()
+    return reader.next()
 
 
 async def _end(stream: trio.SocketStream) -> None:

@@ -13,6 +13,7 @@ from moonlight.applist import App
 from moonlight.identity import ClientId
 from moonlight.launch import LaunchRequest
 from moonlight.ping import new_ping_payload
+from moonlight.rtsp_encryption import EncryptedRtsp
 from simulator.config import Traps
 from simulator.ids import SessionId
 from simulator.matching import Claim
@@ -49,6 +50,8 @@ class Session:
     rtsp_host: str
     ping_payload: str | None = field(repr=False)
     connect_data: int | None = field(repr=False)
+    sealing: EncryptedRtsp | None
+    """The host's side of encrypted RTSP, where the client was told to use it."""
     state: SessionState = SessionState.LAUNCHED
     settings: StreamSettings | None = None
     """What the client announced; known from ANNOUNCE on."""
@@ -119,6 +122,7 @@ class SessionTable:
             rtsp_host=self._new_rtsp_host(),
             ping_payload=self._new_ping_payload(),
             connect_data=self._new_connect_data(),
+            sealing=self._new_sealing(request),
         )
         self._sessions[session.id] = session
         return session
@@ -130,6 +134,7 @@ class SessionTable:
         session.rtsp_host = self._new_rtsp_host()
         session.ping_payload = self._new_ping_payload()
         session.connect_data = self._new_connect_data()
+        session.sealing = self._new_sealing(request)
         session.state = SessionState.LAUNCHED
         session.settings = None
 
@@ -145,6 +150,11 @@ class SessionTable:
         while (host := str(ipaddress.IPv4Address(self._random_bytes(4)))) in taken:
             continue
         return host
+
+    def _new_sealing(self, request: LaunchRequest) -> EncryptedRtsp | None:
+        if not self._traps.encrypted_rtsp or request.corever < 1:
+            return None
+        return EncryptedRtsp(request.rikey, "host")
 
     def _new_ping_payload(self) -> str | None:
         return new_ping_payload(self._random_bytes) if self._traps.ping_payloads else None

@@ -83,6 +83,7 @@ PURE = [
             "proxy/matching.py",
             "proxy/port_pool.py",
             "proxy/rtp_loss.py",
+            "proxy/sealed_rtsp.py",
             "proxy/session_records.py",
             "proxy/sessions.py",
             "proxy/translation.py",

@@ -64,6 +64,8 @@ def session(
     backend: BackendId = BACKEND,
     host_rtsp: str = "rtsp://203.0.113.9:48010",
     corever: int = 1,
+    rikey: str = RIKEY,
+    rtsp_encrypted: bool = False,
 ) -> Session:
     return Session(
         id=SessionId(name),
@@ -73,8 +75,9 @@ def session(
         app_id=7,
         app_title="Desktop",
         mode="1920x1080x60",
-        key=StreamKey(bytes.fromhex(RIKEY), 1),
+        key=StreamKey(bytes.fromhex(rikey), 1),
         corever=corever,
+        rtsp_encrypted=rtsp_encrypted,
         label=label or f"label-of-{name}",
         rtsp_port=port,
         host_rtsp=RtspUrl.parse(host_rtsp),

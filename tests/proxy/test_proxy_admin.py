@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any, cast
@@ -79,6 +80,7 @@ class Edge:
             fleet=fleet,
             media=self.media,
             doors=Doors(max_connections=1, max_connections_per_address=1),
+            rtsp_refused=Counter(),
             tunnels=Counters(),
             waker=Waker(config, b"", fleet),
         )

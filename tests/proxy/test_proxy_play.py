@@ -32,7 +32,7 @@ from moonlight.identity import ClientId
 from moonlight.launch import cancel_answer, launch_answer, resume_answer, session_url
 from moonlight.video_encryption import VideoSealer
 from moonlight.xml import Answer
-from proxy.config import ProxyConfig
+from proxy.config import ProxyConfig, Sessions
 from proxy.errors import HostIdentityChanged, HostRefused, HostUnavailable, Refused
 from proxy.fleet import Fleet
 from proxy.play import Play, agent_return_timeout_s
@@ -258,7 +258,6 @@ async def test_a_host_that_says_no_is_not_asked_to_cancel_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (launch_answer("rtspenc://203.0.113.9:48010"), "rtsp_encrypted"),
         (launch_answer("http://203.0.113.9"), "bad_session_url"),
         (Answer.ok(), "bad_session_url"),
     ],
@@ -457,6 +456,46 @@ async def test_launching_the_running_app_goes_on_with_it(
     assert one.control_client is None, "a late datagram of the former connection proves nothing"
     assert flows.stopped == [one.id]
     assert taken(fleet) == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "corever", "encrypted"),
+    [
+        (ProxyConfig(hostname="h"), "1", True),
+        (ProxyConfig(hostname="h"), "2", True),
+        (ProxyConfig(hostname="h"), "0", False),
+        (ProxyConfig(hostname="h", sessions=Sessions(rtsp_encryption="never")), "1", False),
+    ],
+    ids=["auto", "later", "client cannot", "never"],
+)
+async def test_encrypted_rtsp_is_offered_to_who_can_unless_the_setting_forbids(
+    play: Play, host: Host, store: FakeStore, corever: str, encrypted: bool
+) -> None:
+    query = launch_query(GAME, corever=corever)
+    assert session_url(await play.launch(PHONE, HOME, query)).encrypted is encrypted
+    assert host.asked[0].query.get("corever") == corever, "the host decides for itself"
+    (one,) = play.keeper.table
+    assert one.rtsp_encrypted is encrypted
+
+    one.rtsp_sequence = 7
+    resumed = await play.resume(PHONE, HOME, query.replaced(corever="0", rikey="0" * 32))
+    assert not session_url(resumed).encrypted
+    assert (one.rtsp_encrypted, one.rtsp_sequence, one.corever) == (False, 0, 0)
+    details = store.sessions[one.id].details
+    assert details == to_record(one).details
+    resumed = await play.resume(PHONE, HOME, query.replaced(rikey="1" * 32))
+    assert session_url(resumed).encrypted is encrypted
+
+
+@pytest.mark.parametrize("corever", ["0", "1"])
+async def test_what_a_host_wants_encrypted_is_no_matter_between_its_client_and_the_edge(
+    play: Play, host: Host, corever: str
+) -> None:
+    host.answers["/launch"] = launch_answer("rtspenc://203.0.113.9:48010")
+    told = session_url(await play.launch(PHONE, HOME, launch_query(GAME, corever=corever)))
+    assert told.encrypted is (corever == "1")
+    (one,) = play.keeper.table
+    assert one.host_rtsp.encrypted
 
 
 async def test_another_app_is_refused_by_the_name_of_the_running_one(

@@ -70,6 +70,9 @@ sessions = st.builds(
     own_udp_ports=st.dictionaries(st.sampled_from(Flow), ports),
     video=st.builds(VideoEncryption, st.sampled_from(VideoEncryptor), st.integers(0, 2**64 - 1)),
     control_client=st.none() | st.tuples(st.ip_addresses().map(str), ports),
+    rtsp_encrypted=st.booleans(),
+    rtsp_sequence=u32,
+    host_rtsp_sequence=u32,
     started_at=st.datetimes(timezones=st.just(UTC)),
 )
 
@@ -95,8 +98,8 @@ def test_the_encoded_details_show_no_secret_either() -> None:
         client_address="192.0.2.1",
         app_id=1,
         mode="m",
-        rikey=b"0123456789abcdef",
-        rikeyid=1,
+        rikey=b"k" * 16,
+        rikeyid=4711,
         corever=1,
         label="unguessable",
         rtsp_port=1,
@@ -105,6 +108,7 @@ def test_the_encoded_details_show_no_secret_either() -> None:
     )
     assert "unguessable" not in repr(details)
     assert "0123456789abcdef" not in repr(details)
+    assert "kkkk" not in repr(details)
 
 
 @pytest.mark.parametrize(

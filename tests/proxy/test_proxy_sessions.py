@@ -15,6 +15,7 @@ from proxy.sessions import (
     SessionPorts,
     SessionState,
     SessionTable,
+    StreamKey,
     is_label,
     new_label,
     new_session_id,
@@ -198,3 +199,13 @@ def test_labels_and_secrets_are_in_no_repr() -> None:
     terms = FlowTerms(47998, "0123456789abcdef", "fedcba9876543210")
     assert "0123456789abcdef" not in repr(terms)
     assert "fedcba9876543210" not in repr(terms)
+
+
+def test_numbers_begin_anew_with_a_new_key_and_go_on_under_the_same() -> None:
+    one = session("a", rtsp_encrypted=True)
+    one.rtsp_sequence, one.host_rtsp_sequence = 7, 5
+    one.take_key(StreamKey(one.key.rikey, 99), corever=2, rtsp_encrypted=False)
+    assert (one.rtsp_sequence, one.host_rtsp_sequence) == (7, 0), "a number seals once under a key"
+    assert (one.key.rikeyid, one.corever, one.rtsp_encrypted) == (99, 2, False)
+    one.take_key(StreamKey(bytes(16), 99), corever=1, rtsp_encrypted=True)
+    assert (one.rtsp_sequence, one.rtsp_encrypted) == (0, True)
