@@ -45,7 +45,7 @@ control_port = {47999 + shift}
 audio_port = {48000 + shift}
 
 [agents]
-address = "127.0.0.1"
+addresses = ["127.0.0.1"]
 port = {47981 + shift}
 
 [admin]

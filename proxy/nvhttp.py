@@ -17,7 +17,7 @@ from moonlight.errors import ProtocolError, printable
 from moonlight.http import HttpRequest, Query
 from moonlight.identity import ClientId, client_id
 from moonlight.pairing import PairingOutcome, Phase, pair_accepted, pair_refused, phase_of
-from moonlight.serverinfo import DisplayMode, ServerInfo, hevc_max_luma_pixels
+from moonlight.serverinfo import DisplayMode, ServerInfo, hevc_max_luma_pixels, local_ip_for
 from moonlight.xml import Answer, text_element
 from proxy.assets import Assets
 from proxy.config import ProxyConfig
@@ -230,7 +230,7 @@ class NvHttp:
             codec_mode_support=all_codecs,
             https_port=self._config.listen.https_port,
             http_port=self._config.listen.http_port,
-            local_ip=caller.local_address,
+            local_ip=local_ip_for(caller.local_address),
             display_modes=_display_modes,
             paired=client is not None,
             current_game=current,
