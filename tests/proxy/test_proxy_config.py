@@ -88,7 +88,7 @@ def test_every_mistake_is_told_at_once_with_its_place(tmp_path: Path) -> None:
         ('hostname = "with space"', "hostname", "host name"),
         ('hostname = "müller.example"', "hostname", "host name"),
         ('hostname = ""', "hostname", "at least 1"),
-        ('[agents]\naddresses = ["host.example"]', "agents.addresses.0", "IP address"),
+        ("[agents]\naddresses = []", "agents.addresses", "at least 1"),
         ('[agents]\nproxy_protocol_from = ["a"]', "agents.proxy_protocol_from.0", "a network"),
         ('[listen]\nproxy_protocol_from = ["10.1.0.0/8"]', "listen.proxy_protocol_from.0", "10.0."),
         ('[admin]\naddress = ""', "admin.address", "IP address"),
