@@ -51,9 +51,7 @@ async def play(player: Player, playing: list[Playing], enough: trio.Event) -> No
 def has_everything(playing: Playing) -> bool:
     figures = playing.figures()
     return bool(
-        figures.frames_whole > 20
-        and figures.audio_packets > 50
-        and figures.control_round_trips_ms
+        figures.frames_whole > 20 and figures.audio_packets > 50 and figures.control_round_trips_ms
     )
 
 
