@@ -9,6 +9,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 
@@ -18,20 +19,25 @@ NEW_NETWORK = 0x4000_0000
 LINK_LOCAL = "fe80::5"
 
 
+def make_network() -> None:
+    if ctypes.CDLL(None, use_errno=True).unshare(NEW_NETWORK):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    for command in ("link set lo up", f"addr add {LINK_LOCAL}/64 dev lo nodad"):
+        subprocess.run(["ip", *command.split()], check=True, capture_output=True)
+
+
 def in_own_network(test: Callable[[], None]) -> None:
     """Run in a network namespace of the thread's own, with a link-local address on loopback."""
     outcome: list[BaseException | str] = []
 
     def run() -> None:
         try:
-            if ctypes.CDLL(None, use_errno=True).unshare(NEW_NETWORK):
-                outcome.append(os.strerror(ctypes.get_errno()))
-                return
-            for command in ("link set lo up", f"addr add {LINK_LOCAL}/64 dev lo nodad"):
-                subprocess.run(["ip", *command.split()], check=True, capture_output=True)
-            test()
+            make_network()
         except (OSError, subprocess.CalledProcessError) as error:
-            outcome.append(f"no network to make: {error}")
+            outcome.append(f"no network can be made: {error}")
+            return
+        try:
+            test()
         except BaseException as error:
             outcome.append(error)
 
@@ -54,7 +60,7 @@ def test_a_link_local_client_is_answered_on_its_own_link(listening: str) -> None
     def test() -> None:
         scope = socket.if_nametoindex("lo")
         port = UdpPort(listening, 0)
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client:
+        with closing(port), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client:
             client.bind((LINK_LOCAL, 0, 0, scope))
             client.sendto(b"ping", (LINK_LOCAL, port.port, 0, scope))
             readable(port)
@@ -71,7 +77,6 @@ def test_a_link_local_client_is_answered_on_its_own_link(listening: str) -> None
                 readable(taken)
                 assert taken.recv(100) == b"more"
             assert strays == []
-        port.close()
 
     in_own_network(test)
 
