@@ -363,7 +363,7 @@ control_port = {ports["control"]}
 audio_port = {ports["audio"]}
 
 [agents]
-address = "{layout.edge_address}"
+addresses = ["{layout.edge_address}"]
 port = {ports["agents"]}
 max_agents = {layout.max_agents}
 

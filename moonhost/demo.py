@@ -191,7 +191,7 @@ class Demo:
     async def _client(self, config: ProxyConfig, *action: str) -> Any:
         """Run the real client and return its result."""
         listen = self._options.listen
-        address = "127.0.0.1" if listen == "0.0.0.0" else listen  # noqa: S104
+        address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen, listen)  # noqa: S104
         with trio.move_on_after(client_timeout_s) as deadline:
             done = await run_python(
                 *("-m", "moonhost.real_client", "--address", address),
@@ -226,7 +226,8 @@ class Demo:
         """Wait until cancelled, while one's own Moonlight may be used."""
         listen, port = self._options.listen, self._http_port
         config = self._deployment.edge_config_path
-        where = listen if port == standard_http_port else f"{listen}:{port}"
+        host = f"[{listen}]" if ":" in listen else listen
+        where = listen if port == standard_http_port else f"{host}:{port}"
         self.say(
             f"\nThe demo stays up. Point your own Moonlight at {where}; it shows a PIN. Then:\n"
             f"  {own_command()} pair PIN --config {config}\n"

@@ -55,7 +55,10 @@ class Client:
         self.identity = Identity(state)
         self._pinned = state / "server.pem"
         pinned = self._pinned.read_bytes() if self._pinned.exists() else b""
-        self.http = NvHTTP(address, self.identity, http_port, server_cert_pem=pinned)
+        self.address = address
+        # It goes into URLs as it is.
+        host = f"[{address}]" if ":" in address else address
+        self.http = NvHTTP(host, self.identity, http_port, server_cert_pem=pinned)
         self.info = self.http.parse_server_info(self.http.get_server_info())
         self.http.https_port = self.info.https_port
 
@@ -100,7 +103,7 @@ def stream(client: Client, options: argparse.Namespace) -> dict[str, Any]:
     url = _session_url(client, options, config, session, key, key_id)
     tell(event="launched", url_port=int(url.rsplit(":", 1)[1]))
     session.start(
-        client.http.address,
+        client.address,
         client.info.app_version,
         client.info.gfe_version,
         client.info.server_codec_mode_support,

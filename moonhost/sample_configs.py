@@ -47,7 +47,7 @@ audio_port = {48000 + shift}
 own_udp_ports = "{48074 + shift}-{48074 + shift + own_udp_ports - 1}"
 
 [agents]
-address = "127.0.0.1"
+addresses = ["127.0.0.1"]
 port = {47981 + shift}
 
 [admin]
@@ -85,10 +85,12 @@ def write_agent_config(folder: Path, edge: ProxyConfig, host: SampleHost, token:
     token_path.touch(mode=0o600)
     token_path.write_text(token)
     path = folder / f"agent-{host.name}.toml"
+    address = edge.agents.addresses[0]
+    where = f"[{address}]" if ":" in address else address
     path.write_text(
         f"""\
 [edge]
-url = "wss://127.0.0.1:{edge.agents.port}"
+url = "wss://{where}:{edge.agents.port}"
 token_file = {json.dumps(str(token_path))}
 ca_file = {json.dumps(str(edge.state_dir / "agents.pem"))}
 

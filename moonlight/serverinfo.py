@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Final
 
 from moonlight.errors import Malformed, TooLarge, printable, quoted
@@ -25,6 +26,18 @@ app_version: Final = "7.1.431.-1"
 
 _number: Final = re.compile(r"[0-9]{1,20}")
 _busy: Final = "_SERVER_BUSY"
+_no_local_ip: Final = "127.0.0.1"
+"""Clients ignore a ``LocalIP`` that begins with "127." and keep the one they have."""
+
+
+def local_ip_for(reached: str) -> str:
+    """Return what ``LocalIP`` says to a client that reached us at this address.
+
+    It is the same address, IPv6 without brackets: clients put those around it themselves. They
+    keep no scope with it, so one that is valid on one link only would lead nowhere.
+    """
+    address = ip_address(reached)
+    return _no_local_ip if address.version == 6 and address.is_link_local else reached
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +66,7 @@ class ServerInfo:
     https_port: int = default_https_port
     http_port: int = default_http_port
     mac: str = unknown_mac
-    local_ip: str = "127.0.0.1"
+    local_ip: str = _no_local_ip
     external_ip: str | None = None
     display_modes: tuple[DisplayMode, ...] = ()
     paired: bool = False

@@ -27,12 +27,14 @@ from proxy.config_values import (
     MAX_GEO_DATABASES,
     MAX_PINNED_NETWORKS,
     Address,
+    Addresses,
     AppTitle,
     Count,
     Hostname,
     PinnedNetwork,
     Port,
     PortRange,
+    ProxyNetworks,
     RedisUrl,
     RegionName,
     Seconds,
@@ -50,15 +52,16 @@ class _Section(BaseModel):
 class Listen(_Section):
     """Where clients reach the edge."""
 
-    # Players come from anywhere.
-    addresses: Annotated[tuple[Address, ...], Field(min_length=1)] = ("0.0.0.0",)  # noqa: S104
+    # Players come from anywhere; see `proxy.listening` for a machine without IPv6.
+    addresses: Addresses = ("0.0.0.0", "::")  # noqa: S104
     http_port: Port = 47989
     https_port: Port = 47984
     rtsp_ports: PortRange = "48010-48073"
     video_port: Port = 47998
     control_port: Port = 47999
     audio_port: Port = 48000
-    own_udp_ports: PortRange = "48074-48169"
+    own_udp_ports: PortRange = "48074-48121"
+    proxy_protocol_from: ProxyNetworks = ()
 
     @property
     def rtsp_port_range(self) -> range:
@@ -94,8 +97,9 @@ def _range(text: str) -> range:
 class Agents(_Section):
     """Where agents dial in: WebSockets over TLS."""
 
-    address: Address = "0.0.0.0"  # noqa: S104 - hosts come from anywhere
+    addresses: Addresses = ("0.0.0.0", "::")  # noqa: S104 - hosts come from anywhere
     port: Port = 443
+    proxy_protocol_from: ProxyNetworks = ()
     certificate: Path | None = None
     private_key: Path | None = None
     max_agents: Count = 1_024

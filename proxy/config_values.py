@@ -21,6 +21,8 @@ MAX_SECONDS = 10 * 365 * 24 * 3600
 MAX_GEO_DATABASES = 16
 MAX_PINNED_NETWORKS = 4_096
 """Of all regions together."""
+MAX_PROXY_NETWORKS = 256
+"""Of one kind of listener; each new connection is looked up in all of them."""
 
 _RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 _HOSTNAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_-]{1,63})*\.?")
@@ -95,8 +97,10 @@ def _redis_url(url: str) -> str:
 
 PortRange = Annotated[str, AfterValidator(_port_range)]
 Address = Annotated[str, AfterValidator(_address)]
+Addresses = Annotated[tuple[Address, ...], Field(min_length=1)]
 RegionName = Annotated[str, AfterValidator(_region_name)]
 PinnedNetwork = Annotated[Network, PlainValidator(_network)]
+ProxyNetworks = Annotated[tuple[PinnedNetwork, ...], Field(max_length=MAX_PROXY_NETWORKS)]
 Hostname = Annotated[str, Field(min_length=1, max_length=253), AfterValidator(_hostname)]
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]
 

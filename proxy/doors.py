@@ -4,33 +4,59 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
+from collections.abc import Awaitable, Callable, Container, Iterable
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
 import trio
 
 from proxy.errors import StartFailed
-from revdial.networks import network_of
+from revdial.networks import network_of, plain_address
+from revdial.proxies import TrustedProxies
+from revdial.proxy_protocol import HeaderRefused, Route
 
 _log = structlog.get_logger()
 
 backlog: Final = 1_024
 # accept() failing for want of descriptors would spin: wait this long instead.
 accept_pause_s: Final = 0.1
+no_such_address: Final = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
 _no_descriptors: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """One accepted connection and its addresses, IPv4 as IPv4 also on IPv6 sockets."""
+    """One accepted connection and its addresses, IPv4 as IPv4 also on IPv6 sockets.
+
+    Behind a trusted proxy `address` and `local_address` are those that the client came from and
+    went to; `local_port` is the socket's own all the same, and `named_port` the proxy's word.
+    """
 
     stream: trio.SocketStream
     address: str
     local_address: str
     local_port: int
+    named_port: int | None = None
+
+    def dialled_port(self, ours: Container[int]) -> int:
+        """Return the port that the client dialled, as far as it is one of `ours`.
+
+        A proxy may lead many ports to one of ours, and tells which it was; or it may itself stand
+        behind something that changed the port, and then only our own means anything here.
+        """
+        if self.named_port is not None and self.named_port in ours:
+            return self.named_port
+        return self.local_port
+
+    def routed(self, route: Route) -> Connection:
+        """Return it as the client's that a proxy speaks for."""
+        return replace(
+            self,
+            address=route.source,
+            local_address=route.destination,
+            named_port=route.destination_port,
+        )
 
 
 Serve = Callable[[Connection], Awaitable[None]]
@@ -39,16 +65,25 @@ Serve = Callable[[Connection], Awaitable[None]]
 class Doors:
     """Accepts connections on many ports within one bound on how many there are at once."""
 
-    def __init__(self, *, max_connections: int, max_connections_per_address: int) -> None:
+    def __init__(
+        self,
+        *,
+        max_connections: int,
+        max_connections_per_address: int,
+        proxies: TrustedProxies | None = None,
+    ) -> None:
         self._max_connections = max_connections
         self._max_per_address = max_connections_per_address
+        self._proxies = proxies or TrustedProxies()
         self._open: Counter[str] = Counter()
+        self._nameless = 0
+        """Connections of proxies that have not told yet whose they are."""
         self.refused: Counter[str] = Counter()
 
     @property
     def open_connections(self) -> int:
         """How many connections are served now."""
-        return self._open.total()
+        return self._open.total() + self._nameless
 
     async def serve(
         self,
@@ -84,13 +119,44 @@ class Doors:
                 peer, local = stream.socket.getpeername(), stream.socket.getsockname()
             except OSError:  # it has gone already
                 return
-            connection = Connection(stream, _plain(peer[0]), _plain(local[0]), local[1])
+            connection = Connection(
+                stream, plain_address(peer[0]), plain_address(local[0]), local[1]
+            )
             if self.open_connections >= self._max_connections:
                 self.refused["too_many_connections"] += 1
-            elif self._open[network_of(connection.address)] >= self._max_per_address:
-                self.refused["too_many_from_address"] += 1
-            else:
-                await self._serve_admitted(connection, handler)
+            elif not self._proxies.speak_for_others(connection.address):
+                await self._serve_known(connection, handler)
+            elif (routed := await self._read_header(connection)) is not None:
+                await self._serve_known(routed, handler)
+
+    async def _serve_known(self, connection: Connection, handler: Serve) -> None:
+        if self._open[network_of(connection.address)] >= self._max_per_address:
+            self.refused["too_many_from_address"] += 1
+        else:
+            await self._serve_admitted(connection, handler)
+
+    async def _read_header(self, connection: Connection) -> Connection | None:
+        """Return a proxy's connection with what its header says; None where it is not served."""
+        self._nameless += 1
+        try:
+            announced = await self._proxies.read_header(connection.stream)
+        except HeaderRefused as error:
+            if not self.refused[error.reason]:
+                # Once: it goes on until somebody sets one of both right.
+                _log.warning(
+                    "proxy_header_refused",
+                    proxy_address=connection.address,
+                    port=connection.local_port,
+                    reason=error.reason,
+                    why=str(error),
+                )
+            self.refused[error.reason] += 1
+            return None
+        finally:
+            self._nameless -= 1
+        if announced is None:
+            return None
+        return connection if announced.route is None else connection.routed(announced.route)
 
     async def _serve_admitted(self, connection: Connection, handler: Serve) -> None:
         network = network_of(connection.address)
@@ -124,13 +190,13 @@ async def open_doors(addresses: Iterable[str], port: int) -> list[trio.SocketLis
             raise StartFailed(
                 "port_taken",
                 f"cannot listen on TCP {address} port {port}: {error.strerror or error}. "
-                "Stop what uses it, or set another port in the configuration.",
+                f"{what_to_do(error)}",
             ) from error
     return listeners
 
 
-def _plain(address: str) -> str:
-    parsed = ip_address(address.partition("%")[0])
-    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(parsed)
+def what_to_do(error: OSError) -> str:
+    """Return the sentence that follows why an address or a port cannot be had."""
+    if error.errno in no_such_address:
+        return "Name only addresses that this machine has in the configuration."
+    return "Stop what uses it, or set another port in the configuration."

@@ -32,11 +32,12 @@ from proxy.admin import AdminApi
 from proxy.assets import Assets
 from proxy.client_flow import ClientFlow, FlowEnd
 from proxy.config import ProxyConfig
-from proxy.doors import Connection, Doors, open_doors
+from proxy.doors import Connection, Doors, open_doors, what_to_do
 from proxy.errors import StartFailed
 from proxy.fleet import Fleet, host_name
 from proxy.host_pairing import HostPairing
 from proxy.leg_encryption import set_counters_aside
+from proxy.listening import addresses_here
 from proxy.media import Media
 from proxy.metrics import EdgeCollector, registry
 from proxy.nurseries import flat_nursery
@@ -56,6 +57,7 @@ from revdial.flow import DatagramChannel
 from revdial.limits import ListenerLimits
 from revdial.listener import TunnelListener
 from revdial.observer import Counters
+from revdial.proxies import TrustedProxies
 
 _log = structlog.get_logger()
 
@@ -137,6 +139,7 @@ class _Edge:
             Flow.AUDIO: config.listen.audio_port,
             Flow.CONTROL: config.listen.control_port,
         }
+        self._addresses, self._agents_addresses = addresses_here(config.listen, config.agents)
         self._geo = GeoDatabase(config.geography.databases)
         atlas = config.atlas()
         self._fleet = Fleet(
@@ -194,6 +197,7 @@ class _Edge:
         self._doors = Doors(
             max_connections=config.limits.max_connections,
             max_connections_per_address=config.limits.max_connections_per_address,
+            proxies=TrustedProxies(config.listen.proxy_protocol_from),
         )
 
     async def start(self, stopped: trio.Event) -> RunningEdge:
@@ -242,6 +246,7 @@ class _Edge:
             authenticate=self._fleet.authenticate,
             on_agent=self._fleet.serve_agent,
             observer=self._tunnel_counters,
+            proxies=TrustedProxies(agents.proxy_protocol_from),
             limits=ListenerLimits(
                 # All agents come at once to an edge that was restarted.
                 max_waiting=max(min_waiting_agents, agents.max_agents),
@@ -249,14 +254,14 @@ class _Edge:
                 spare_connections=agents.spare_data_connections,
             ),
         )
-        sockets = await open_doors([agents.address], agents.port)
+        sockets = await open_doors(self._agents_addresses, agents.port)
         await self._nursery.start(listener.serve, sockets, context)
 
     async def _open_udp(self) -> None:
         try:
             await self._nursery.start(
                 self._media.serve,
-                self._config.listen.addresses,
+                self._addresses,
                 self._udp_ports,
                 self._config.listen.own_udp_port_range,
             )
@@ -264,7 +269,7 @@ class _Edge:
             raise StartFailed(
                 "port_taken",
                 f"cannot listen on UDP ports {sorted(self._udp_ports.values())}: "
-                f"{error.strerror}. Stop what uses them, or set others in [listen].",
+                f"{error.strerror}. {what_to_do(error)}",
             ) from error
 
     async def _open_tcp(self) -> None:
@@ -275,11 +280,12 @@ class _Edge:
             *((port, self._serve_rtsp) for port in listen.rtsp_port_range),
         ]
         for port, handler in served:
-            listeners = await open_doors(listen.addresses, port)
+            listeners = await open_doors(self._addresses, port)
             await self._nursery.start(self._doors.serve, listeners, handler)
 
     async def _serve_rtsp(self, connection: Connection) -> None:
-        await self._rtsp.serve(connection.stream, connection.address, connection.local_port)
+        port = connection.dialled_port(self._config.listen.rtsp_port_range)
+        await self._rtsp.serve(connection.stream, connection.address, port)
 
     async def _open_admin(self) -> None:
         collector = EdgeCollector(
@@ -319,12 +325,13 @@ class _Edge:
 
         def note_client(client: Endpoint) -> None:
             if kind is Flow.CONTROL:
-                where = (client.ip, client.port)
-                self._nursery.start_soon(self._keeper.note_control_client, session.id, where)
+                self._nursery.start_soon(
+                    self._keeper.note_control_client, session.id, client.stored
+                )
 
         last_seen_at = None
         if kind is Flow.CONTROL and session.control_client is not None:
-            last_seen_at = Endpoint(*session.control_client)
+            last_seen_at = Endpoint.from_stored(session.control_client)
         own_port = session.own_udp_ports.get(kind)
         self._media.add(
             ClientFlow(

@@ -17,7 +17,13 @@ from moonlight.errors import ProtocolError, printable
 from moonlight.http import HttpRequest, Query
 from moonlight.identity import ClientId, client_id
 from moonlight.pairing import PairingOutcome, Phase, pair_accepted, pair_refused, phase_of
-from moonlight.serverinfo import DisplayMode, ServerInfo, hevc_max_luma_pixels, unknown_mac
+from moonlight.serverinfo import (
+    DisplayMode,
+    ServerInfo,
+    hevc_max_luma_pixels,
+    local_ip_for,
+    unknown_mac,
+)
 from moonlight.xml import Answer, text_element
 from proxy.assets import Assets
 from proxy.config import ProxyConfig
@@ -234,7 +240,7 @@ class NvHttp:
             https_port=self._config.listen.https_port,
             http_port=self._config.listen.http_port,
             mac=(None if client is None else self._wake_mac) or unknown_mac,
-            local_ip=caller.local_address,
+            local_ip=local_ip_for(caller.local_address),
             display_modes=_display_modes,
             paired=client is not None,
             current_game=current,

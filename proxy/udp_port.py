@@ -24,15 +24,50 @@ max_stray_datagrams: Final = 8_192
 _ancillary_bytes: Final = 128
 _in_pktinfo: Final = struct.Struct("=I4s4s")
 _in6_pktinfo: Final = struct.Struct("=16sI")
+# fe80::/10
+_link_local: Final = {bytes([0xFE, second]) for second in range(0x80, 0xC0)}
 _ip_pktinfo: Final = getattr(socket, "IP_PKTINFO", 8)
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An IP address and a UDP port, as text and number."""
+    """An IP address and a UDP port, as text and number.
+
+    `scope` is the index of the interface that a link-local address is meant on, 0 for all others:
+    without it there is no answering, and it means nothing to anybody but this machine.
+    """
 
     ip: str
     port: int
+    scope: int = 0
+
+    @classmethod
+    def of(cls, address: tuple[Any, ...]) -> Endpoint:
+        """Read what the kernel says of a socket."""
+        return cls(address[0], address[1], *address[3:4])
+
+    @classmethod
+    def from_stored(cls, stored: tuple[str, int]) -> Endpoint:
+        """Read what `stored` wrote."""
+        ip, _, scope = stored[0].partition("%")
+        return cls(ip, stored[1], int(scope or 0))
+
+    @property
+    def stored(self) -> tuple[str, int]:
+        """Address and port, the scope behind the address where it has one."""
+        return (f"{self.ip}%{self.scope}" if self.scope else self.ip), self.port
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        """IPv4 or IPv6."""
+        return socket.AF_INET6 if ":" in self.ip else socket.AF_INET
+
+    @property
+    def address(self) -> tuple[Any, ...]:
+        """Return it as the kernel takes it."""
+        if self.family == socket.AF_INET:
+            return self.ip, self.port
+        return self.ip, self.port, 0, self.scope
 
     def __str__(self) -> str:
         return f"[{self.ip}]:{self.port}" if ":" in self.ip else f"{self.ip}:{self.port}"
@@ -51,15 +86,18 @@ class UdpPort:
     """One shared port: reads what comes from clients that have no socket of their own yet."""
 
     def __init__(self, address: str, port: int) -> None:
-        self._family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self._socket = _shared_socket(self._family)
+        # By the resolver, which knows the interface of "fe80::1%eth0".
+        ((family, _, _, _, where), *_) = socket.getaddrinfo(
+            address, port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST
+        )
+        self._socket = _shared_socket(family)
         try:
-            if self._family == socket.AF_INET6:
+            if family == socket.AF_INET6:
                 self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
             else:
                 self._socket.setsockopt(socket.IPPROTO_IP, _ip_pktinfo, 1)
-            self._socket.bind((address, port))
+            self._socket.bind(where)
         except OSError:
             self._socket.close()
             raise
@@ -90,17 +128,20 @@ class UdpPort:
                 return
             yield Arrival(
                 datagram,
-                Endpoint(source[0], source[1]),
-                Endpoint(self._destination(ancillary), self.port),
+                Endpoint.of(source),
+                self._destination(ancillary),
             )
 
-    def _destination(self, ancillary: list[tuple[int, int, bytes]]) -> str:
+    def _destination(self, ancillary: list[tuple[int, int, bytes]]) -> Endpoint:
         for level, kind, data in ancillary:
             if level == socket.IPPROTO_IP and kind == _ip_pktinfo:
-                return socket.inet_ntop(socket.AF_INET, _in_pktinfo.unpack(data[:12])[2])
+                packed = _in_pktinfo.unpack(data[:12])[2]
+                return Endpoint(socket.inet_ntop(socket.AF_INET, packed), self.port)
             if level == socket.IPPROTO_IPV6 and kind == socket.IPV6_PKTINFO:
-                return socket.inet_ntop(socket.AF_INET6, _in6_pktinfo.unpack(data[:20])[0])
-        return str(self._socket.getsockname()[0])
+                packed, interface = _in6_pktinfo.unpack(data[:20])
+                scope = interface if packed[:2] in _link_local else 0
+                return Endpoint(socket.inet_ntop(socket.AF_INET6, packed), self.port, scope)
+        return Endpoint.of(self._socket.getsockname())
 
 
 def connect_socket(
@@ -111,18 +152,17 @@ def connect_socket(
     Between its bind and its connect the kernel may hand it datagrams of others: those go to
     `on_stray`; what the client itself sent in between is delivered there too.
     """
-    family = socket.AF_INET6 if ":" in client.ip else socket.AF_INET
-    taken = _shared_socket(family)
+    taken = _shared_socket(client.family)
     try:
-        taken.bind((local.ip, local.port))
-        taken.connect((client.ip, client.port))
+        taken.bind(local.address)
+        taken.connect(client.address)
         # All of them, and no more can come: what stayed would pass for the client's own.
         for _ in range(max_stray_datagrams):
             try:
                 datagram, source = taken.recvfrom(max_datagram_bytes)
             except BlockingIOError:
                 break
-            on_stray(Arrival(datagram, Endpoint(source[0], source[1]), local))
+            on_stray(Arrival(datagram, Endpoint.of(source), local))
     except OSError:
         taken.close()
         raise

@@ -12,6 +12,7 @@ from websockets.datastructures import Headers
 
 from revdial.messages import CloseCode, FromAgent, Hello, protocol_version
 from revdial.observer import Refusal
+from revdial.proxy_protocol import HeaderFault
 
 # Anybody can cause these, so they are counted and only logged at debug level.
 noise = frozenset(
@@ -21,6 +22,8 @@ noise = frozenset(
         Refusal.HANDSHAKE_TIMEOUT,
         Refusal.NOT_WEBSOCKET,
         Refusal.NO_TOKEN,
+        # Said once each, by the listener: a health check that is wrong comes every second.
+        *map(Refusal, HeaderFault),
     }
 )
 answers: dict[Refusal, tuple[HTTPStatus, str]] = {

@@ -31,6 +31,8 @@ from revdial.messages import CloseCode, Hello, decode_from_agent
 from revdial.networks import network_of
 from revdial.observer import Counters, Refusal, TunnelObserver
 from revdial.pending import Pending, PendingTable
+from revdial.proxies import TrustedProxies
+from revdial.proxy_protocol import HeaderRefused
 from revdial.transport import Transport
 from revdial.tunnel import AgentTunnel
 from revdial.websocket import (
@@ -75,11 +77,15 @@ class TunnelListener:
         on_agent: Callable[[AgentTunnel], Awaitable[None]],
         observer: TunnelObserver | None = None,
         limits: ListenerLimits | None = None,
+        proxies: TrustedProxies | None = None,
     ) -> None:
         self._authenticate = authenticate
         self._on_agent = on_agent
         self._observer = observer or Counters()
         self._limits = limits or ListenerLimits()
+        self._proxies = proxies or TrustedProxies()
+        self._told: set[Refusal] = set()
+        """Faults of proxies that are in the log already."""
         self._tunnels: dict[str, AgentTunnel] = {}
         # By the hash of the token that each living tunnel has proven.
         self._proven: dict[bytes, AgentTunnel] = {}
@@ -123,8 +129,13 @@ class TunnelListener:
     async def _accept(self, ssl_context: ssl.SSLContext | None, stream: trio.SocketStream) -> None:
         """Serve one connection; whatever happens to it stays here."""
         visitor = _Visitor(_address_of(stream), _network_of_peer(stream))
-        transport = Transport.of(stream)
+        close = stream.socket.close
         try:
+            await self._hear_proxy(visitor, stream)
+            if visitor.refused:
+                return
+            transport = Transport.of(stream)
+            close = transport.close
             if not self._has_room_for(visitor):
                 self._refuse(visitor, Refusal.TOO_MANY_WAITING)
                 return
@@ -142,7 +153,43 @@ class TunnelListener:
             if visitor.claim is not None:
                 # Does nothing where it was delivered.
                 visitor.claim.fail(TunnelClosed("data_connection_lost"))
-            transport.close()
+            close()
+
+    async def _hear_proxy(self, visitor: _Visitor, stream: trio.SocketStream) -> None:
+        """Let a trusted proxy say whose connection this is, before anything else comes on it."""
+        if not self._proxies.speak_for_others(_ip_of(stream)):
+            return
+        if len(self._waiting) >= self._limits.max_waiting:
+            self._refuse(visitor, Refusal.TOO_MANY_WAITING)
+            return
+        # Until it has said so, only the bound on all holds.
+        nameless = _Visitor(visitor.address)
+        self._waiting.add(nameless)
+        try:
+            announced = await self._proxies.read_header(stream)
+        except HeaderRefused as error:
+            self._refuse_header(visitor, error)
+            return
+        finally:
+            self._waiting.discard(nameless)
+        if announced is None:
+            visitor.refused = True
+        elif (route := announced.route) is not None:
+            visitor.address = address_text((route.source, route.source_port))
+            visitor.network = network_of(route.source)
+
+    def _refuse_header(self, visitor: _Visitor, error: HeaderRefused) -> None:
+        refusal = Refusal(error.reason)
+        self._refuse(visitor, refusal)
+        if refusal not in self._told:
+            # Once: it goes on until somebody sets one of both right.
+            self._told.add(refusal)
+            self._log.warning(
+                "proxy_header_refused",
+                proxy_address=visitor.address,
+                reason=refusal.value,
+                why=error.message,
+            )
 
     def _has_room_for(self, visitor: _Visitor) -> bool:
         """Tell whether one more may wait; whoever holds places must not shut agents out."""
@@ -261,6 +308,7 @@ class TunnelListener:
         tunnel = AgentTunnel(
             websocket, hello, next(self._serials), self._dials, self._limits, self._observer
         )
+        tunnel.remote_address = visitor.address
         older = self._tunnels.get(tunnel.agent_id)
         self._tunnels[tunnel.agent_id] = tunnel
         self._proven[visitor.bearer_digest] = tunnel
@@ -310,8 +358,13 @@ class TunnelListener:
 
 
 def _network_of_peer(stream: trio.SocketStream) -> str:
+    ip = _ip_of(stream)
+    return network_of(ip) if ip else ""
+
+
+def _ip_of(stream: trio.SocketStream) -> str:
     with suppress(OSError):
-        return network_of(str(stream.socket.getpeername()[0]))
+        return str(stream.socket.getpeername()[0])
     return ""
 
 

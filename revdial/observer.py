@@ -30,6 +30,13 @@ class Refusal(StrEnum):
     VERSION_MISMATCH = "version_mismatch"
     BAD_MESSAGE = "bad_message"
     MESSAGE_TOO_LARGE = "message_too_large"
+    # Of connections from trusted proxies; named as in `revdial.proxy_protocol.HeaderFault`.
+    PROXY_HEADER_MISSING = "proxy_header_missing"
+    PROXY_HEADER_MALFORMED = "proxy_header_malformed"
+    PROXY_HEADER_UNSUPPORTED = "proxy_header_unsupported"
+    PROXY_HEADER_TOO_LONG = "proxy_header_too_long"
+    PROXY_HEADER_CUT_SHORT = "proxy_header_cut_short"
+    PROXY_HEADER_TOO_SLOW = "proxy_header_too_slow"
 
 
 class Loss(StrEnum):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import trio
@@ -44,6 +45,8 @@ class HostPlan:
     picture: PictureKind = "card"
     settings: str = ""
     """TOML for the end of its agent's configuration, which is the host's section."""
+    address: str | None = None
+    """None for an address in 127/8 of its own."""
 
     @property
     def backend(self) -> BackendId:
@@ -64,10 +67,10 @@ class Deployment:
     pins: list[str] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
-    def client(self) -> RealClient:
-        """Return a Moonlight client that has never been here."""
+    def client(self, address: str = "127.0.0.1") -> RealClient:
+        """Return a Moonlight client that has never been here, and comes to this address."""
         state = self.folder / f"client{next(self._numbers)}"
-        return RealClient(state, self.config.listen.http_port)
+        return RealClient(state, self.config.listen.http_port, address)
 
     async def paired_client(self) -> RealClient:
         """Return a client that has paired with the edge."""
@@ -125,19 +128,25 @@ class Deployment:
 
 
 @asynccontextmanager
-async def deployed(folder: Path, *plans: HostPlan, settings: str = "") -> AsyncIterator[Deployment]:
+async def deployed(
+    folder: Path,
+    *plans: HostPlan,
+    settings: str = "",
+    environ: Mapping[str, str] = MappingProxyType({}),
+) -> AsyncIterator[Deployment]:
     """Run an edge and these hosts; everything has ended when this returns.
 
-    `settings` is TOML for the end of the edge's configuration.
+    `settings` is TOML for the end of the edge's configuration, and `environ` overlays all of it
+    (``MOONHOST_TEST__SECTION__SETTING``).
     """
     path = write_edge_config(folder, shift_from=_tests_start, settings=settings)
-    config = load_toml(path, ProxyConfig, "MOONHOST_TEST", environ={})
+    config = load_toml(path, ProxyConfig, "MOONHOST_TEST", environ=environ)
     async with trio.open_nursery() as nursery:
         with trio.fail_after(start_timeout_s):
             edge = await nursery.start(run_edge, config)
         deployment = Deployment(edge, config, folder, nursery)
         for number, plan in enumerate(plans, 21):
-            await add_host(deployment, nursery, f"127.0.0.{number}", plan)
+            await add_host(deployment, nursery, plan.address or f"127.0.0.{number}", plan)
         await deployment.wait_for_backends(len(plans))
         yield deployment
         nursery.cancel_scope.cancel()

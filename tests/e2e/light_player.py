@@ -24,8 +24,8 @@ class Player:
     address: str
 
     @classmethod
-    async def at(cls, deployment: Deployment, address: str) -> Player:
-        target = Target("127.0.0.1", deployment.config.listen.http_port, address)
+    async def at(cls, deployment: Deployment, address: str, edge: str = "127.0.0.1") -> Player:
+        target = Target(edge, deployment.config.listen.http_port, address)
         player = cls(deployment, await LightClient.new(target), address)
         await player.client.pair(player._confirm)
         return player

@@ -9,7 +9,13 @@ from recorded import needs_captures
 from recorded_http import http_exchanges
 
 from moonlight.errors import Malformed, ProtocolError, TooLarge
-from moonlight.serverinfo import DisplayMode, ServerInfo, hevc_max_luma_pixels, max_display_modes
+from moonlight.serverinfo import (
+    DisplayMode,
+    ServerInfo,
+    hevc_max_luma_pixels,
+    local_ip_for,
+    max_display_modes,
+)
 from moonlight.xml import Answer, Element, HostRefused, text_element
 
 INFO = ServerInfo(
@@ -151,3 +157,21 @@ def test_recorded_answers_are_read_and_written_byte_for_byte() -> None:
             assert info.to_answer().encode() == whole
             seen.add((info.paired, info.busy, len(info.display_modes)))
     assert seen == {(False, False, 0), (True, False, 1), (True, True, 1)}
+
+
+@pytest.mark.parametrize(
+    ("reached", "told"),
+    [
+        ("203.0.113.1", "203.0.113.1"),
+        ("169.254.1.1", "169.254.1.1"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("fd00::1", "fd00::1"),
+        ("::1", "::1"),
+        ("fe80::1", "127.0.0.1"),
+        ("febf::1", "127.0.0.1"),
+    ],
+)
+def test_a_client_is_told_the_address_it_reached_unless_that_leads_nowhere_without_a_scope(
+    reached: str, told: str
+) -> None:
+    assert local_ip_for(reached) == told

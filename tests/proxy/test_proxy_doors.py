@@ -163,16 +163,3 @@ async def test_a_port_that_is_taken_is_named_with_what_to_do() -> None:
         assert caught.value.reason == "port_taken"
         for listener in await open_doors(["127.0.0.2"], port):  # the first one was closed again
             await listener.aclose()
-
-
-@pytest.mark.parametrize(
-    ("address", "plain"),
-    [
-        ("192.0.2.1", "192.0.2.1"),
-        ("::ffff:192.0.2.1", "192.0.2.1"),
-        ("2001:db8:0:0::1", "2001:db8::1"),
-        ("fe80::1%eth0", "fe80::1"),
-    ],
-)
-def test_addresses_are_written_one_way(address: str, plain: str) -> None:
-    assert doors_module._plain(address) == plain

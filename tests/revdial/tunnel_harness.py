@@ -31,6 +31,7 @@ from revdial.messages import (
     max_control_message_bytes,
 )
 from revdial.observer import Counters
+from revdial.proxies import TrustedProxies
 from revdial.stream import WebSocketStream
 from revdial.tunnel import AgentTunnel
 
@@ -105,6 +106,7 @@ async def edge(
     on_agent: Callable[[AgentTunnel], Any] | None = None,
     limits: ListenerLimits | None = None,
     spares: int = 0,
+    proxies: TrustedProxies | None = None,
 ) -> AsyncIterator[Edge]:
     arrived, arrivals = trio.open_memory_channel[AgentTunnel](100)
 
@@ -118,6 +120,7 @@ async def edge(
         on_agent=on_agent or wait_for_end,
         observer=counters,
         limits=replace(limits or ListenerLimits(), spare_connections=spares),
+        proxies=proxies,
     )
     listeners = await trio.open_tcp_listeners(port, host="127.0.0.1")
     async with trio.open_nursery() as nursery:
