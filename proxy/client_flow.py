@@ -14,6 +14,8 @@ import trio
 
 from moonlight.flows import Flow
 from moonlight.shards import shard_of
+from proxy.control_proof import ControlTrail
+from proxy.roaming import PingTrail
 from proxy.rtp_loss import SequenceGaps
 from proxy.sessions import SessionId
 from proxy.translation import Translation, UplinkDrop, says_goodbye
@@ -68,6 +70,7 @@ class ClientFlow:
         silence_timeout_s: how long a bound client may send nothing, and an unbound one may take.
         tunnel_grace_s: how long to try to get a broken tunnel back.
         kbps: what the client asked of the host, as far as it is known; see `set_rate`.
+        trail: notes what is heard of the client, by which it is known again elsewhere.
 
     """
 
@@ -85,6 +88,7 @@ class ClientFlow:
         last_seen_at: Endpoint | None = None,
         on_bound: Callable[[Endpoint], None] = lambda _: None,
         kbps: int | None = None,
+        trail: PingTrail | ControlTrail | None = None,
     ) -> None:
         self.session = session
         self.kind = kind
@@ -92,6 +96,7 @@ class ClientFlow:
         self.client_address = client_address
         self.last_seen_at = last_seen_at
         self.bound_to: Endpoint | None = None
+        self.trail = PingTrail() if trail is None else trail
         self.dropped: Counter[str] = Counter()
         self.gaps = SequenceGaps(_counted_payload_type[kind])
         self.datagrams_to_client = 0
@@ -127,6 +132,8 @@ class ClientFlow:
                 return False
             self._bound_at = now
             self._bind(arrival)
+        if self.bound_to == arrival.client:
+            self.trail.note(arrival.datagram, trio.current_time())
         self._waiting.append(arrival.datagram)
         return True
 
@@ -322,6 +329,7 @@ class ClientFlow:
                 self.dropped[result] += 1
             else:
                 translated.append(result)
+                self.trail.note(datagram, trio.current_time())
                 self._left |= self.kind is Flow.CONTROL and says_goodbye(result)
         if translated:
             channel.send_batch(gather(translated))

@@ -29,6 +29,7 @@ from proxy.admin import AdminApi
 from proxy.assets import Assets
 from proxy.client_flow import ClientFlow, FlowEnd
 from proxy.config import ProxyConfig
+from proxy.control_proof import ControlTrail
 from proxy.doors import Connection, Doors, open_doors
 from proxy.errors import StartFailed
 from proxy.fleet import Fleet, host_name
@@ -317,6 +318,7 @@ class _Edge:
                 last_seen_at=last_seen_at,
                 on_bound=note_client,
                 kbps=session.kbps if kind is Flow.VIDEO else None,
+                trail=ControlTrail(session.key.rikey) if kind is Flow.CONTROL else None,
             )
         )
 

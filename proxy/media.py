@@ -3,7 +3,8 @@
 A flow begins unbound: it is registered under the secret that the client was given in the RTSP
 handshake, and its data WebSocket is opened at once. The first datagram that carries the secret
 binds it to the client's address; a later one from elsewhere moves it there (roaming, NAT
-rebinding). Nothing is ever sent to an address that has not proven a secret.
+rebinding) where `following` finds that it is the client's. Nothing is ever sent to an address that
+has not proven a secret.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from moonlight.enet import connect_data
 from moonlight.flows import Flow
 from moonlight.ping import parse_ping
 from proxy.client_flow import ClientFlow, FlowEnd
+from proxy.following import Following
+from proxy.roaming import RoamingLimits
 from proxy.sessions import SessionId
 from proxy.udp_port import Arrival, Endpoint, UdpPort
 
@@ -42,6 +45,7 @@ class Media:
         nursery: trio.Nursery,
         *,
         on_end: Callable[[SessionId, Flow, FlowEnd], None],
+        roaming: RoamingLimits | None = None,
     ) -> None:
         self._nursery = nursery
         self._on_end = on_end
@@ -50,6 +54,7 @@ class Media:
         self._ended: dict[tuple[SessionId, Flow], ClientFlow] = {}
         self._unclaimed: dict[Endpoint, ClientFlow] = {}
         """Control flows of an earlier edge process, by where their clients were then."""
+        self._following = Following(self._flows_running, roaming or RoamingLimits())
         self.dropped: Counter[str] = Counter()
         """Datagrams of strangers, of unproven clients and of flows that ended, by reason."""
 
@@ -87,6 +92,7 @@ class Media:
         self._by_secret[flow.kind, flow.secret] = flow
         if flow.kind is Flow.CONTROL and flow.last_seen_at is not None:
             self._unclaimed[flow.last_seen_at] = flow
+        self._following.note_place(flow)
         self._nursery.start_soon(self._run, running)
 
     def set_rate(self, session: SessionId, kbps: int) -> None:
@@ -128,6 +134,7 @@ class Media:
         if running is not None:
             self.dropped.update(running.flow.drops())
             self._ended[session, kind] = running.flow
+            self._following.forget(running.flow)
             _forget(self._by_secret, (kind, running.flow.secret), running.flow)
             if running.flow.last_seen_at is not None:
                 _forget(self._unclaimed, running.flow.last_seen_at, running.flow)
@@ -174,12 +181,18 @@ class Media:
         self._offer(flow, arrival)
 
     def _on_control_midway(self, arrival: Arrival) -> None:
-        """Take up a connection that an earlier edge process carried, from where it came then."""
+        """Take up a connection that an earlier edge process carried, or whose client has moved."""
         flow = self._unclaimed.pop(arrival.client, None)
-        if flow is None:
-            self.dropped["control_of_unknown"] += 1
-        else:
+        if flow is not None and flow.bound_to is None:
             self._offer(flow, arrival)
+            return
+        now = trio.current_time()
+        found = self._following.control_of(arrival.datagram, arrival.client, now)
+        if not isinstance(found, ClientFlow):
+            self.dropped[found] += 1
+        elif self._take(found, arrival) and found.bound_to == arrival.client:
+            found.client_address = arrival.client.ip
+            self._following.note_place(found)
 
     def _has_proven(self, control: ClientFlow, ip: str) -> bool:
         return ip == control.client_address or any(
@@ -191,8 +204,28 @@ class Media:
     def _offer(self, flow: ClientFlow | None, arrival: Arrival) -> None:
         if flow is None:
             self.dropped["unknown_secret"] += 1
-        elif not flow.offer(arrival):
+            return
+        now = trio.current_time()
+        refusal = self._following.refusal(flow, arrival.datagram, arrival.client, now)
+        if refusal is not None:
+            self.dropped[refusal] += 1
+        else:
+            self._take(flow, arrival)
+
+    def _take(self, flow: ClientFlow, arrival: Arrival) -> bool:
+        taken = flow.offer(arrival)
+        if taken:
+            self._following.note_place(flow)
+        else:
             self.dropped["rebinding_too_often"] += 1
+        return taken
+
+    def _flows_running(self, session: SessionId) -> dict[Flow, ClientFlow]:
+        return {
+            kind: running.flow
+            for kind in Flow
+            if (running := self._running.get((session, kind))) is not None
+        }
 
 
 def _forget(table: dict[_Key, ClientFlow], key: _Key, flow: ClientFlow) -> None:
