@@ -97,6 +97,10 @@ class PingTrail:
         """Note that the flow is about to move away from home."""
         self._at_home = self._highest
 
+    def come_home(self) -> None:
+        """Note that it is about to move back: what was heard elsewhere was not its client."""
+        self._highest = self._at_home
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -120,6 +124,8 @@ def refusal_of_ping(
 ) -> Refusal | None:
     """Tell why a ping with the right payload from elsewhere does not move its flow, or None.
 
+    The caller moves the flow where it is None, or changes nothing.
+
     Args:
         trail: what was heard of the flow's client.
         datagram: the ping.
@@ -132,7 +138,9 @@ def refusal_of_ping(
     coming_home = source_ip == place.home_ip != place.bound_ip
     if not trail.is_newer(datagram, coming_home=coming_home):
         return Refusal.REPLAYED
-    if not coming_home:
+    if coming_home:
+        trail.come_home()
+    else:
         silence_s = now - trail.heard_at
         others_silence_s = math.inf if source_ip == place.bound_ip else now - place.others_heard_at
         if silence_s < limits.min_silence_s or (
