@@ -119,7 +119,7 @@ class Following(Generic[_Flow]):
         if isinstance(trail, ControlTrail):
             if trail.sealed:
                 return Refusal.CONNECTED
-            return self._refusal_while_heard(flow, now)
+            return Refusal.HEARD_ELSEWHERE if self._is_heard(flow, now) else None
         if flow.kind is Flow.CONTROL:
             return None  # nothing is known of its client
         place = Place(bound.ip, self._home(flow), self._others_heard_at(flow, bound.ip))
@@ -136,6 +136,8 @@ class Following(Generic[_Flow]):
         ]
         if not candidates:
             return Stray.UNKNOWN
+        if all(self._is_heard(flow, now) for flow, _ in candidates):
+            return Refusal.HEARD_ELSEWHERE  # whatever it is: no proof would change that
         if not self._budget.spend(source, now):
             return Stray.TOO_MANY
         verdicts = [(flow, trail.judge(datagram)) for flow, trail in candidates]
@@ -145,16 +147,14 @@ class Following(Generic[_Flow]):
             if verdict is Verdict.PLAUSIBLE and self._is_vouched_for(flow, source.ip, now)
         ]
         if len(fitting) == 1:
-            return self._refusal_while_heard(fitting[0], now) or fitting[0]
+            return Refusal.HEARD_ELSEWHERE if self._is_heard(fitting[0], now) else fitting[0]
         if fitting:
             return Stray.AMBIGUOUS
         replayed = any(verdict is Verdict.REPLAYED for _, verdict in verdicts)
         return Stray.REPLAYED if replayed else Stray.UNPROVEN
 
-    def _refusal_while_heard(self, flow: _Flow, now: float) -> Refusal | None:
-        if now - flow.trail.heard_at < self._limits.min_silence_s:
-            return Refusal.HEARD_ELSEWHERE
-        return None
+    def _is_heard(self, flow: _Flow, now: float) -> bool:
+        return now - flow.trail.heard_at < self._limits.min_silence_s
 
     def _is_vouched_for(self, control: _Flow, ip: str, now: float) -> bool:
         """Tell whether a ping has just come from an address where control is said to be."""

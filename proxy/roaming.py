@@ -59,7 +59,8 @@ class RoamingLimits:
     max_proofs_per_s: int = 1_000
     """Datagrams of unknown sources whose seal is tried."""
 
-    max_proofs_per_source_per_s: int = 20
+    max_proofs_per_source_per_s: int = 100
+    """A client sends some 20 a second, and a gamer's mouse more."""
 
 
 class PingTrail:

@@ -83,6 +83,24 @@ def test_a_replayed_datagram_moves_nothing_even_from_behind_the_same_nat() -> No
     assert edge.following.control_of(datagram, Place(NAT, 5000), 20.0) is Stray.REPLAYED
 
 
+def test_while_all_that_are_known_there_are_heard_nothing_is_looked_into() -> None:
+    edge = Edge(RoamingLimits(max_proofs_per_source_per_s=0))
+    client, other = Sealing(), Sealing(OTHER_KEY)
+    edge.add("a")[1].trail.note(packet(client.next()), 10.0)
+    edge.add("b", OTHER_KEY)[1].trail.note(packet(other.next()), 10.5)
+    datagram, new = packet(client.next()), Place(NAT, 5000)
+    assert edge.following.control_of(datagram, new, 10.6) is Refusal.HEARD_ELSEWHERE
+    assert edge.following.control_of(datagram, new, 11.0) is Stray.TOO_MANY
+
+
+def test_one_that_is_heard_is_not_followed_because_another_is_silent() -> None:
+    edge, client, other = Edge(), Sealing(), Sealing(OTHER_KEY)
+    edge.add("a")[1].trail.note(packet(client.next()), 10.0)
+    edge.add("b", OTHER_KEY)[1].trail.note(packet(other.next()), 10.5)
+    datagram = packet(other.next())
+    assert edge.following.control_of(datagram, Place(NAT, 5), 11.0) is Refusal.HEARD_ELSEWHERE
+
+
 def test_of_many_sessions_behind_one_address_the_right_one_is_found() -> None:
     edge = Edge()
     keys = {name: bytes([number] * 16) for number, name in enumerate("abcdefgh")}

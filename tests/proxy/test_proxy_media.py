@@ -672,6 +672,28 @@ async def test_a_client_at_port_0_or_nowhere_cannot_be_bound_and_is_counted(
     assert made.bound_to is None
 
 
+async def test_a_move_that_cannot_be_bound_leaves_the_flow_where_it_was(
+    tunnels: Tunnels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_flow, "min_rebind_interval_s", 0.0)
+    async with running(RoamingLimits(min_silence_s=0.0)) as edge:
+        edge.media.add(made := flow(tunnels))
+        client = await edge.client()
+        await client.send(build_ping(SECRETS["a"], 1))
+        channel = await tunnels.channel()
+        await channel.until_host_heard(1)
+        nowhere = Arrival(
+            build_ping(SECRETS["a"], 9), Endpoint(LOOPBACK, 9), Endpoint("192.0.2.1", 9)
+        )
+        edge.media._on_ping(Flow.VIDEO, nowhere)
+        assert made.dropped["cannot_bind"] == 1
+        assert made.bound_to == client.endpoint
+        channel.from_host(b"still here")
+        assert await client.receive() == b"still here"
+        await client.send(build_ping(SECRETS["a"], 2))
+        await until(lambda: build_ping(HOST_SECRET, 2) in channel.to_host)
+
+
 async def test_noise_at_a_port_goes_to_its_handler_and_no_further(nursery: trio.Nursery) -> None:
     port = UdpPort(LOOPBACK, 0)
     arrivals: list[Arrival] = []
