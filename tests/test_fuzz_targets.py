@@ -33,7 +33,7 @@ parsing_modules = {
     *("moonlight.launch", "moonlight.pairing", "moonlight.ping", "moonlight.rtp"),
     *("moonlight.rtsp", "moonlight.rtsp_encryption", "moonlight.serverinfo", "moonlight.video"),
     *("moonlight.xml", "revdial.framing", "revdial.messages", "settings.loader", "agent.wolf"),
-    *("proxy.rtp_loss", "proxy.session_records", "proxy.translation"),
+    *("proxy.control_proof", "proxy.rtp_loss", "proxy.session_records", "proxy.translation"),
 }
 
 

@@ -185,7 +185,7 @@ def free_ports(number: int) -> list[int]:
     sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(number)]
     try:
         for one in sockets:
-            one.bind((LOOPBACK, 0))
+            one.bind(("0.0.0.0", 0))  # free on every address: the edge listens on all
         return [one.getsockname()[1] for one in sockets]
     finally:
         for one in sockets:
