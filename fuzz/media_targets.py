@@ -14,7 +14,17 @@ from fuzz import captures
 from fuzz.target import Target, as_datagrams, datagrams, promise
 from moonlight.audio import AudioCipher, AudioPacketiser, AudioReceiver
 from moonlight.control import ControlCipher, ControlKind, termination_reason
-from moonlight.enet import connect_data, parse_packet, peer_id, rewrite_connect_data
+from moonlight.enet import (
+    ACKNOWLEDGE_FLAG,
+    CommandKind,
+    EnetCommand,
+    EnetPacket,
+    SendReliable,
+    connect_data,
+    parse_packet,
+    peer_id,
+    rewrite_connect_data,
+)
 from moonlight.enet_peer import EnetLimits, EnetPeer, Received
 from moonlight.errors import Malformed, ProtocolError
 from moonlight.ping import build_ping, parse_ping
@@ -22,6 +32,7 @@ from moonlight.rtp import FrameHeader, RtpHeader, VideoPacketHeader
 from moonlight.video import FrameAssembler, FramePacketiser
 from moonlight.video_encryption import VideoOpener, VideoSealer
 from moonlight.wake import format_mac, magic_packet, own_mac, parse_mac, woken_mac
+from proxy.control_proof import ControlTrail, Verdict
 
 _KEY: Final = bytes(16)
 _VIDEO_PORT: Final = 48100
@@ -215,6 +226,34 @@ def _control(data: bytes) -> None:
         termination_reason(data)
 
 
+def _control_proof(data: bytes) -> None:
+    trail = ControlTrail(_KEY)
+    versions: tuple[Literal[1, 2], ...] = (2, 1)
+    for version in versions:
+        sealed = ControlCipher(_KEY, "client", version=version).seal(ControlKind.INPUT, b"key")
+        for first in (data, _in_enet(data)):
+            trail.note(first, 1.0)
+            if trail.may_know(data):
+                trail.judge(data)
+        trail.note(_in_enet(sealed), 2.0)
+        promise(trail.sealed, "what the key has sealed is known")
+        if trail.may_know(data):
+            promise(trail.judge(data) is not Verdict.PLAUSIBLE, "a seal is never done without")
+        promise(trail.judge(_in_enet(sealed)) is Verdict.REPLAYED, "nothing is new twice")
+
+
+def _in_enet(payload: bytes) -> bytes:
+    message = EnetCommand(
+        CommandKind.SEND_RELIABLE, ACKNOWLEDGE_FLAG, 0, 1, SendReliable(), payload[:1024]
+    )
+    return EnetPacket(0, 0, 0, (message,)).encode()
+
+
+def _control_proof_seeds() -> list[bytes]:
+    sealed = ControlCipher(_KEY, "client", version=2).seal(ControlKind.PERIODIC_PING, bytes(8))
+    return [_in_enet(sealed), sealed, _in_enet(b"in the clear")]
+
+
 def _sealed(inner: bytes) -> bytes:
     """Seal any inner text, as a client that has the key but no sense would (version 1)."""
     sealed = AESGCM(_KEY).encrypt(bytes(16), inner, None)
@@ -269,4 +308,5 @@ MEDIA_TARGETS: Final = (
         _enet_peer_seeds,
     ),
     Target("control", ("moonlight.control",), _control, (), _control_seeds),
+    Target("control_proof", ("proxy.control_proof",), _control_proof, (), _control_proof_seeds),
 )

@@ -112,6 +112,14 @@ class ControlCipher:
         return struct.pack("<I", sequence) + bytes(6) + letter + b"C"
 
 
+def sealed_sequence(data: bytes | memoryview) -> int | None:
+    """Tell a sealed message's number without opening it; None for what cannot be sealed."""
+    if len(data) < _HEADER.size + _TAG_BYTES + _INNER.size:
+        return None
+    kind, length, sequence = _HEADER.unpack_from(data)
+    return sequence if kind == _SEALED and length == len(data) - 4 else None
+
+
 def termination_payload(reason: int = TerminationReason.CLOSED) -> bytes:
     """Write the payload of a TERMINATION."""
     return struct.pack(">I", reason)

@@ -15,6 +15,8 @@ import trio
 from moonlight.flows import Flow
 from moonlight.shards import shard_of
 from moonlight.video_encryption import ENCRYPTION_OVERHEAD_BYTES, VideoSealer
+from proxy.control_proof import ControlTrail
+from proxy.roaming import PingTrail
 from proxy.rtp_loss import SequenceGaps
 from proxy.sessions import SessionId
 from proxy.translation import Translation, UplinkDrop, says_goodbye
@@ -71,6 +73,7 @@ class ClientFlow:
         kbps: what the client asked of the host, as far as it is known; see `set_rate`.
         own_port: see `proxy.flow_table.Claimant`.
         sealer: encrypts what goes to the client; may be set, or replaced, at any time.
+        trail: notes what is heard of the client, by which it is known again elsewhere.
 
     """
 
@@ -90,6 +93,7 @@ class ClientFlow:
         kbps: int | None = None,
         own_port: int | None = None,
         sealer: VideoSealer | None = None,
+        trail: PingTrail | ControlTrail | None = None,
     ) -> None:
         self.session = session
         self.kind = kind
@@ -99,6 +103,7 @@ class ClientFlow:
         self.last_seen_at = last_seen_at
         self.own_port = own_port
         self.bound_to: Endpoint | None = None
+        self.trail = PingTrail() if trail is None else trail
         self.dropped: Counter[str] = Counter()
         self.gaps = SequenceGaps(_counted_payload_type[kind])
         self.datagrams_to_client = 0
@@ -134,6 +139,8 @@ class ClientFlow:
                 return False
             self._bound_at = now
             self._bind(arrival)
+        if self.bound_to == arrival.client:
+            self.trail.note(arrival.datagram, trio.current_time())
         self._waiting.append(arrival.datagram)
         return True
 
@@ -336,6 +343,7 @@ class ClientFlow:
                 self.dropped[result] += 1
             else:
                 translated.append(result)
+                self.trail.note(datagram, trio.current_time())
                 self._left |= self.kind is Flow.CONTROL and says_goodbye(result)
         if translated:
             channel.send_batch(gather(translated))

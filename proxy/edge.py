@@ -32,6 +32,7 @@ from proxy.admin import AdminApi
 from proxy.assets import Assets
 from proxy.client_flow import ClientFlow, FlowEnd
 from proxy.config import ProxyConfig
+from proxy.control_proof import ControlTrail
 from proxy.doors import Connection, Doors, open_doors, what_to_do
 from proxy.errors import StartFailed
 from proxy.fleet import Fleet, host_name
@@ -348,6 +349,7 @@ class _Edge:
                 kbps=session.kbps if kind is Flow.VIDEO else None,
                 own_port=own_port,
                 sealer=self._sealer(session) if kind is Flow.VIDEO else None,
+                trail=ControlTrail(session.key.rikey) if kind is Flow.CONTROL else None,
             )
         )
 

@@ -36,9 +36,6 @@ class NoFlow(enum.StrEnum):
     CONTROL_FROM_UNPROVEN_ADDRESS = "control_from_unproven_address"
     """The connect data fits; but 32 bits can be found by flooding, an address cannot."""
 
-    CONTROL_OF_UNKNOWN = "control_of_unknown"
-    """In the middle of a connection that no flow had at that address."""
-
 
 Door: TypeAlias = Flow | int
 """Where a datagram came to: the port that all clients share for a flow, or one of the pool."""
@@ -53,7 +50,7 @@ class Claimant(Protocol):
     own_port: int | None
     """The port that only this flow has; None: it shares those of all."""
     client_address: str
-    """The IP address that launched or resumed the session."""
+    """The IP address that launched or resumed the session, or that its control has proven since."""
     bound_to: Endpoint | None
     last_seen_at: Endpoint | None
     """Where an earlier edge process knew its client to be."""
@@ -67,7 +64,7 @@ class FlowTable(Generic[_C]):
 
     def __init__(self) -> None:
         self._by_secret: dict[tuple[Flow, str | int], _C] = {}
-        self._by_own_port: dict[tuple[str, int], _C] = {}
+        self._by_own_port: dict[int, _C] = {}
         self._unclaimed: dict[Endpoint, _C] = {}
         self._of_session: dict[SessionId, list[_C]] = {}
 
@@ -78,7 +75,7 @@ class FlowTable(Generic[_C]):
         """Let a flow be found, instead of one that its place was taken from."""
         self._by_secret[flow.kind, flow.secret] = flow
         if flow.own_port is not None:
-            self._by_own_port[flow.client_address, flow.own_port] = flow
+            self._by_own_port[flow.own_port] = flow
         if flow.kind is Flow.CONTROL and flow.last_seen_at is not None:
             self._unclaimed[flow.last_seen_at] = flow
         self._of_session.setdefault(flow.session, []).append(flow)
@@ -87,7 +84,7 @@ class FlowTable(Generic[_C]):
         """Let a flow be found no more; what has taken its place stays."""
         _forget(self._by_secret, (flow.kind, flow.secret), flow)
         if flow.own_port is not None:
-            _forget(self._by_own_port, (flow.client_address, flow.own_port), flow)
+            _forget(self._by_own_port, flow.own_port, flow)
         if flow.last_seen_at is not None:
             _forget(self._unclaimed, flow.last_seen_at, flow)
         others = [one for one in self._of_session.get(flow.session, ()) if one is not flow]
@@ -115,12 +112,13 @@ class FlowTable(Generic[_C]):
             return NoFlow.CONTROL_FROM_UNPROVEN_ADDRESS
         return flow
 
-    def of_midway(self, client: Endpoint) -> _C | NoFlow:
+    def of_midway(self, client: Endpoint) -> _C | None:
         """Return, once, the control flow that an earlier edge process knew at that address."""
-        return self._unclaimed.pop(client, NoFlow.CONTROL_OF_UNKNOWN)
+        return self._unclaimed.pop(client, None)
 
     def _own(self, client: Endpoint, door: Door) -> _C | None:
-        return self._by_own_port.get((client.ip, door)) if isinstance(door, int) else None
+        flow = self._by_own_port.get(door) if isinstance(door, int) else None
+        return flow if flow is not None and flow.client_address == client.ip else None
 
     def _of_secret(self, kinds: tuple[Flow, ...], secret: str | int, door: Door) -> _C | NoFlow:
         own_port = door if isinstance(door, int) else None

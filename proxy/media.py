@@ -3,7 +3,8 @@
 A flow begins unbound: it is registered under the secret that the client was given in the RTSP
 handshake, and its data WebSocket is opened at once. The first datagram that carries the secret
 binds it to the client's address; a later one from elsewhere moves it there (roaming, NAT
-rebinding). Nothing is ever sent to an address that has not proven a secret.
+rebinding) where `following` finds that it is the client's. Nothing is ever sent to an address that
+has not proven a secret.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from moonlight.ping import parse_ping
 from moonlight.video_encryption import VideoSealer
 from proxy.client_flow import ClientFlow, FlowEnd
 from proxy.flow_table import Door, FlowTable, NoFlow
+from proxy.following import Following
+from proxy.roaming import RoamingLimits
 from proxy.sessions import SessionId
 from proxy.udp_port import Arrival, UdpPort
 
@@ -48,6 +51,7 @@ class Media:
         *,
         on_end: Callable[[SessionId, Flow, FlowEnd], None],
         take_magic_packet: Callable[[Arrival], bool] = _not_taken,
+        roaming: RoamingLimits | None = None,
     ) -> None:
         self._nursery = nursery
         self._take_magic_packet = take_magic_packet
@@ -55,6 +59,7 @@ class Media:
         self._table: FlowTable[ClientFlow] = FlowTable()
         self._running: dict[tuple[SessionId, Flow], _Running] = {}
         self._ended: dict[tuple[SessionId, Flow], ClientFlow] = {}
+        self._following = Following(self._flows_running, roaming or RoamingLimits())
         self.dropped: Counter[str] = Counter()
         """Datagrams of strangers, of unproven clients and of flows that ended, by reason."""
 
@@ -97,6 +102,7 @@ class Media:
         running = _Running(flow)
         self._running[flow.session, flow.kind] = running
         self._table.add(flow)
+        self._following.note_place(flow)
         self._nursery.start_soon(self._run, running)
 
     def set_rate(self, session: SessionId, kbps: int) -> None:
@@ -144,6 +150,7 @@ class Media:
         if running is not None:
             self.dropped.update(running.flow.drops())
             self._ended[session, kind] = running.flow
+            self._following.forget(running.flow)
             self._table.remove(running.flow)
             running.cancel.cancel()
 
@@ -177,8 +184,46 @@ class Media:
         elif (data := connect_data(arrival.datagram)) is not None:
             found = self._table.of_connect(data, arrival.client, door)
         else:
-            found = self._table.of_midway(arrival.client)
+            self._on_control_midway(arrival)
+            return
         if isinstance(found, NoFlow):
             self.dropped[found] += 1
-        elif not found.offer(arrival):
+        else:
+            self._offer(found, arrival)
+
+    def _on_control_midway(self, arrival: Arrival) -> None:
+        """Take up a connection that an earlier edge process carried, or whose client has moved."""
+        flow = self._table.of_midway(arrival.client)
+        if flow is not None and flow.bound_to is None:
+            self._offer(flow, arrival)
+            return
+        now = trio.current_time()
+        found = self._following.control_of(arrival.datagram, arrival.client, now)
+        if not isinstance(found, ClientFlow):
+            self.dropped[found] += 1
+        elif self._take(found, arrival) and found.bound_to == arrival.client:
+            found.client_address = arrival.client.ip
+            self._following.note_place(found)
+
+    def _offer(self, flow: ClientFlow, arrival: Arrival) -> None:
+        now = trio.current_time()
+        refusal = self._following.refusal(flow, arrival.datagram, arrival.client, now)
+        if refusal is not None:
+            self.dropped[refusal] += 1
+        else:
+            self._take(flow, arrival)
+
+    def _take(self, flow: ClientFlow, arrival: Arrival) -> bool:
+        taken = flow.offer(arrival)
+        if taken:
+            self._following.note_place(flow)
+        else:
             self.dropped["rebinding_too_often"] += 1
+        return taken
+
+    def _flows_running(self, session: SessionId) -> dict[Flow, ClientFlow]:
+        return {
+            kind: running.flow
+            for kind in Flow
+            if (running := self._running.get((session, kind))) is not None
+        }

@@ -34,6 +34,7 @@ class PortPool:
         self._ports = ports
         self._rest_s = rest_s
         self._uses: dict[tuple[str, int], _Use] = {}
+        self._held: dict[ClientId, list[tuple[str, int]]] = {}
         self._resting: deque[tuple[float, tuple[str, int]]] = deque()
 
     def choose(self, address: str, client: ClientId, now: float, count: int = 1) -> tuple[int, ...]:
@@ -54,17 +55,18 @@ class PortPool:
         raise LookupError(f"fewer than {count} of {len(self._ports)} ports are free")
 
     def hold(self, address: str, client: ClientId, ports: Iterable[int]) -> None:
-        """Keep ports for a client until `rest` is called for them."""
-        for port in ports:
-            self._uses[address, port] = _Use(client, math.inf)
+        """Keep ports for a client until it lets them rest."""
+        keys = [(address, port) for port in ports]
+        self._uses.update((key, _Use(client, math.inf)) for key in keys)
+        self._held.setdefault(client, []).extend(keys)
 
-    def rest(self, address: str, client: ClientId, ports: Iterable[int], now: float) -> None:
-        """Keep ports from others for the time of rest; of no effect where another has them."""
-        for port in ports:
-            use = self._uses.get((address, port))
+    def rest(self, client: ClientId, now: float) -> None:
+        """Keep what a client holds from others for the time of rest, wherever it may be by now."""
+        for key in self._held.pop(client, ()):
+            use = self._uses.get(key)
             if use is not None and use.client == client:
                 use.free_at = now + self._rest_s
-                self._resting.append((use.free_at, (address, port)))
+                self._resting.append((use.free_at, key))
 
     def __len__(self) -> int:
         return len(self._uses)

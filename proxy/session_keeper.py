@@ -190,10 +190,14 @@ class SessionKeeper:
         await self._write(session)
 
     async def note_control_client(self, session_id: SessionId, client: tuple[str, int]) -> None:
-        """Keep where a client's control connection comes from, for an edge that restarts."""
+        """Keep where a client's control connection comes from, for an edge that restarts.
+
+        That is where the client is now, wherever it was when it launched.
+        """
         session = self.table.get(session_id)
         if session is not None and session.control_client != client:
             session.control_client = client
+            session.client_address = client[0]
             await self._write(session)
 
     async def note_streaming(self, session: Session) -> None:

@@ -243,14 +243,14 @@ class SessionTable:
         session = self._by_id.pop(session_id, None)
         if session is not None:
             del self._by_client[session.client]
-            self._rest_ports(session, now, own_udp=True)
+            self._rest_ports(session, now)
         return session
 
     def await_handshake(
         self, session: Session, address: str, ports: SessionPorts, now: float
     ) -> None:
         """Let a session have a new handshake, from `address` and at `ports`."""
-        self._rest_ports(session, now, own_udp=True)
+        self._rest_ports(session, now)
         session.client_address = address
         session.rtsp_port, session.own_udp_ports = ports.rtsp, ports.own_udp
         session.state, session.since = SessionState.LAUNCHED, now
@@ -259,7 +259,10 @@ class SessionTable:
     def move(self, session: Session, state: SessionState, now: float) -> None:
         """Let a session stream or pause; entering its state again only renews its time."""
         session.state, session.since = state, now
-        self._rest_ports(session, now, own_udp=state is SessionState.PAUSED)
+        if state is SessionState.PAUSED:
+            self._rest_ports(session, now)
+        else:
+            self._rtsp_ports.rest(session.client, now)
 
     def _hold_ports(self, session: Session) -> None:
         client, address = session.client, session.client_address
@@ -268,8 +271,6 @@ class SessionTable:
         if session.state is not SessionState.PAUSED:
             self._own_udp_ports.hold(_any_address, client, session.own_udp_ports.values())
 
-    def _rest_ports(self, session: Session, now: float, *, own_udp: bool) -> None:
-        client, address = session.client, session.client_address
-        self._rtsp_ports.rest(address, client, [session.rtsp_port], now)
-        if own_udp:
-            self._own_udp_ports.rest(_any_address, client, session.own_udp_ports.values(), now)
+    def _rest_ports(self, session: Session, now: float) -> None:
+        self._rtsp_ports.rest(session.client, now)
+        self._own_udp_ports.rest(session.client, now)

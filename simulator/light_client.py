@@ -177,6 +177,17 @@ class Playing:
             self._control.round_trips.begin()
         self._drops_before = self._drops()
 
+    def move(self, source: str | None = None) -> None:
+        """Go on from other UDP ports, and from another of one's own addresses if one is given.
+
+        Raises `ClientFailed`.
+        """
+        for socket in self._sockets.values():
+            try:
+                socket.move(source)
+            except OSError as error:
+                raise ClientFailed("no_socket", f"No UDP socket: {error.strerror}.") from error
+
     def figures(self) -> SessionFigures:
         """What was measured since the start, or since `begin`."""
         self._take()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import struct
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 import trio
@@ -31,18 +32,10 @@ class LightSocket:
     """One connected socket. Raises OSError where it cannot be made."""
 
     def __init__(self, target: Target, port: int = 0) -> None:
-        self._socket = socket.socket(target.family, socket.SOCK_DGRAM)
-        try:
-            self._socket.setblocking(False)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
-            if target.source is not None:
-                self._socket.bind((target.source, 0))
-            self._socket.connect((target.address, port))
-            with suppress(OSError):
-                self._socket.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
-        except OSError:
-            self._socket.close()
-            raise
+        self._target = target
+        self._port = port
+        self._socket = _connected(target, port)
+        self._dropped_before = 0
         self._buffer = bytearray(_MAX_READ_BYTES)
         self._view = memoryview(self._buffer)
 
@@ -51,9 +44,30 @@ class LightSocket:
         with suppress(OSError):
             self._socket.send(datagram)
 
+    def move(self, source: str | None) -> None:
+        """Go on from another port, and from address `source` if one is given.
+
+        So a client looks whose NAT binds it anew, or who has changed networks: what is still on
+        its way to the old port is lost. Raises OSError, and goes on as before then.
+        """
+        former, target = self._socket, replace(self._target, source=source or self._target.source)
+        self._socket = _connected(target, self._port)
+        self._target = target
+        self._dropped_before += _dropped(former)
+        trio.lowlevel.notify_closing(former)
+        former.close()
+
     async def readable(self) -> None:
         """Wait until something has arrived; raises `trio.ClosedResourceError` when closed."""
-        await trio.lowlevel.wait_readable(self._socket)
+        while True:
+            waited_for = self._socket
+            try:
+                await trio.lowlevel.wait_readable(waited_for)
+            except trio.ClosedResourceError:
+                if waited_for is self._socket:
+                    raise
+            else:
+                return
 
     def drain(self) -> list[bytes]:
         """Take what has arrived, in order; nothing where nothing has."""
@@ -75,17 +89,37 @@ class LightSocket:
 
     def dropped(self) -> int:
         """How many datagrams the kernel had no room for here: this client was too slow."""
-        try:
-            figures = self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
-        except OSError:
-            return 0
-        drops: int = _MEMINFO.unpack(figures)[-1]
-        return drops
+        return self._dropped_before + _dropped(self._socket)
 
     def close(self) -> None:
         """Close the socket; whoever waits in `readable` is told."""
         trio.lowlevel.notify_closing(self._socket)
         self._socket.close()
+
+
+def _connected(target: Target, port: int) -> socket.socket:
+    made = socket.socket(target.family, socket.SOCK_DGRAM)
+    try:
+        made.setblocking(False)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+        if target.source is not None:
+            made.bind((target.source, 0))
+        made.connect((target.address, port))
+        with suppress(OSError):
+            made.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def _dropped(counted: socket.socket) -> int:
+    try:
+        figures = counted.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
+    except OSError:
+        return 0
+    drops: int = _MEMINFO.unpack(figures)[-1]
+    return drops
 
 
 def _segment_size(ancillary: list[tuple[int, int, bytes]]) -> int:

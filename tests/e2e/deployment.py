@@ -133,13 +133,14 @@ async def deployed(
     *plans: HostPlan,
     settings: str = "",
     environ: Mapping[str, str] = MappingProxyType({}),
+    listen: str = "127.0.0.1",
 ) -> AsyncIterator[Deployment]:
     """Run an edge and these hosts; everything has ended when this returns.
 
     `settings` is TOML for the end of the edge's configuration, and `environ` overlays all of it
     (``MOONHOST_TEST__SECTION__SETTING``).
     """
-    path = write_edge_config(folder, shift_from=_tests_start, settings=settings)
+    path = write_edge_config(folder, listen, shift_from=_tests_start, settings=settings)
     config = load_toml(path, ProxyConfig, "MOONHOST_TEST", environ=environ)
     async with trio.open_nursery() as nursery:
         with trio.fail_after(start_timeout_s):

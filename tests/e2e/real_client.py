@@ -30,6 +30,9 @@ class RealClient:
     state: Path
     http_port: int
     address: str = "127.0.0.1"
+    """Of the edge."""
+    within: tuple[str, ...] = ()
+    """The beginning of a command that runs another one where the client is."""
 
     async def run(
         self, *action: str, on_event: Callable[[dict[str, Any]], None] | None = None
@@ -73,7 +76,8 @@ class RealClient:
     ) -> None:
         await trio.run_process(
             [
-                *(sys.executable, "-m", "moonhost.real_client", "--address", self.address),
+                *(*self.within, sys.executable, "-m", "moonhost.real_client"),
+                *("--address", self.address),
                 *("--http-port", str(self.http_port), "--state", str(self.state), *action),
             ],
             stdout=subprocess.PIPE,

@@ -12,6 +12,7 @@ from moonlight.control import (
     ControlKind,
     ControlMessage,
     TerminationReason,
+    sealed_sequence,
     termination_payload,
     termination_reason,
 )
@@ -44,6 +45,14 @@ def test_sequences_rise_and_wrap() -> None:
     cipher._sequence = 0xFFFFFFFF
     cipher.seal(1)
     assert cipher.seal(1)[4:8] == bytes(4)
+
+
+def test_a_sealed_message_shows_its_number() -> None:
+    cipher = ControlCipher(KEY, "client", version=2)
+    sealed = [cipher.seal(ControlKind.PERIODIC_PING) for _ in range(3)]
+    assert [sealed_sequence(memoryview(data)) for data in sealed] == [0, 1, 2]
+    for other in (b"", sealed[0][:-1], sealed[0] + b"x", b"\2" + sealed[0][1:]):
+        assert sealed_sequence(other) is None
 
 
 def test_version_2_tells_directions_apart_and_version_1_does_not() -> None:

@@ -67,7 +67,7 @@ def test_own_ports_that_are_anybodys_mix_clients_up(monkeypatch: pytest.MonkeyPa
     def add(self: flow_table.FlowTable[crowd.ModelFlow], flow: crowd.ModelFlow) -> None:
         anybody(self, flow)
         for port in range(48_100, 48_150):
-            self._by_own_port["192.0.2.1", port] = flow
+            self._by_own_port[port] = flow
 
     monkeypatch.setattr(flow_table.FlowTable, "add", add)
     with pytest.raises(MixedUp):

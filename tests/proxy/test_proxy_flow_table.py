@@ -89,9 +89,9 @@ def test_a_connect_without_data_counts_on_a_port_of_its_own_and_only_there() -> 
 
 def test_a_connection_of_an_earlier_edge_is_found_once_by_where_it_was() -> None:
     flows = table(control := Claim(Flow.CONTROL, 7, last_seen_at=HOME))
-    assert flows.of_midway(ELSEWHERE) is NoFlow.CONTROL_OF_UNKNOWN
+    assert flows.of_midway(ELSEWHERE) is None
     assert flows.of_midway(HOME) is control
-    assert flows.of_midway(HOME) is NoFlow.CONTROL_OF_UNKNOWN
+    assert flows.of_midway(HOME) is None
 
 
 def test_what_is_removed_is_found_by_nothing() -> None:
@@ -106,7 +106,7 @@ def test_what_is_removed_is_found_by_nothing() -> None:
     assert flows.of_ping(ping(), HOME, OWN_PORT) is NoFlow.UNKNOWN_SECRET
     assert flows.of_ping(ping(None), HOME, OWN_PORT) is NoFlow.PING_WITHOUT_PAYLOAD
     assert flows.of_connect(0, HOME, OWN_PORT + 1) is NoFlow.UNKNOWN_SECRET
-    assert flows.of_midway(HOME) is NoFlow.CONTROL_OF_UNKNOWN
+    assert flows.of_midway(HOME) is None
 
 
 def test_what_has_taken_the_place_of_a_removed_flow_stays() -> None:

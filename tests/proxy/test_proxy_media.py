@@ -17,6 +17,7 @@ from moonlight.wake import magic_packet
 from proxy import client_flow, udp_port
 from proxy.client_flow import ClientFlow, FlowEnd
 from proxy.media import Media
+from proxy.roaming import RoamingLimits
 from proxy.sessions import SessionId
 from proxy.translation import ConnectTranslation, PingTranslation, Translation
 from proxy.udp_port import Arrival, Endpoint, UdpPort, connect_socket
@@ -192,7 +193,7 @@ def free_ports(number: int) -> list[int]:
     sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(number)]
     try:
         for one in sockets:
-            one.bind((LOOPBACK, 0))
+            one.bind(("0.0.0.0", 0))  # free on every address: the edge listens on all
         return [one.getsockname()[1] for one in sockets]
     finally:
         for one in sockets:
@@ -200,7 +201,7 @@ def free_ports(number: int) -> list[int]:
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[Edge]:
+async def running(roaming: RoamingLimits | None = None) -> AsyncIterator[Edge]:
     async with trio.open_nursery() as nursery:
         edge: Edge
 
@@ -209,7 +210,7 @@ async def running() -> AsyncIterator[Edge]:
 
         own_port, *shared = free_ports(4)
         ports = dict(zip(Flow, shared, strict=True))
-        edge = Edge(Media(nursery, on_end=on_end), ports, own_port)
+        edge = Edge(Media(nursery, on_end=on_end, roaming=roaming), ports, own_port)
         await nursery.start(edge.media.serve, ["0.0.0.0"], ports, [own_port])
         yield edge
         for client in edge.clients:
@@ -336,31 +337,33 @@ async def test_two_clients_at_one_port_each_get_only_their_own(edge: Edge) -> No
 
 
 async def test_a_client_that_moves_is_followed_and_its_old_address_gets_no_more(
-    edge: Edge, tunnels: Tunnels, monkeypatch: pytest.MonkeyPatch
+    tunnels: Tunnels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_flow, "min_rebind_interval_s", 0.0)
-    edge.media.add(made := flow(tunnels))
-    old, new = await edge.client(), await edge.client(ip="127.0.0.2")
-    await old.send(build_ping(SECRETS["a"], 1))
-    channel = await tunnels.channel()
-    await channel.until_host_heard(1)
-    await new.send(build_ping(SECRETS["a"], 2))
-    await channel.until_host_heard(2)
-    assert made.bound_to == new.endpoint
-    channel.from_host(b"for the new address")
-    assert await new.receive() == b"for the new address"
-    assert old.nothing_came()
+    async with running(RoamingLimits(min_silence_s=0.0)) as edge:
+        edge.media.add(made := flow(tunnels))
+        old, new = await edge.client(), await edge.client(ip="127.0.0.2")
+        await old.send(build_ping(SECRETS["a"], 1))
+        channel = await tunnels.channel()
+        await channel.until_host_heard(1)
+        await new.send(build_ping(SECRETS["a"], 2))
+        await channel.until_host_heard(2)
+        assert made.bound_to == new.endpoint
+        channel.from_host(b"for the new address")
+        assert await new.receive() == b"for the new address"
+        assert old.nothing_came()
 
 
-async def test_a_flow_moves_only_so_often(edge: Edge, tunnels: Tunnels) -> None:
-    edge.media.add(made := flow(tunnels))
-    first, second = await edge.client(), await edge.client()
-    await first.send(build_ping(SECRETS["a"], 1))
-    await (await tunnels.channel()).until_host_heard(1)
-    for counter in range(5):
-        await second.send(build_ping(SECRETS["a"], counter))
-    await until(lambda: edge.media.dropped["rebinding_too_often"] == 5)
-    assert made.bound_to == first.endpoint
+async def test_a_flow_moves_only_so_often(tunnels: Tunnels) -> None:
+    async with running(RoamingLimits(min_silence_s=0.0)) as edge:
+        edge.media.add(made := flow(tunnels))
+        first, second = await edge.client(), await edge.client()
+        await first.send(build_ping(SECRETS["a"], 1))
+        await (await tunnels.channel()).until_host_heard(1)
+        for counter in range(2, 7):
+            await second.send(build_ping(SECRETS["a"], counter))
+        await until(lambda: edge.media.dropped["rebinding_too_often"] == 5)
+        assert made.bound_to == first.endpoint
 
 
 async def test_what_a_client_sends_while_its_tunnel_is_being_dialled_is_kept(edge: Edge) -> None:
@@ -736,6 +739,28 @@ async def test_a_client_at_port_0_or_nowhere_cannot_be_bound_and_is_counted(
     assert made.offer(arrival)
     assert made.dropped["cannot_bind"] == 1
     assert made.bound_to is None
+
+
+async def test_a_move_that_cannot_be_bound_leaves_the_flow_where_it_was(
+    tunnels: Tunnels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_flow, "min_rebind_interval_s", 0.0)
+    async with running(RoamingLimits(min_silence_s=0.0)) as edge:
+        edge.media.add(made := flow(tunnels))
+        client = await edge.client()
+        await client.send(build_ping(SECRETS["a"], 1))
+        channel = await tunnels.channel()
+        await channel.until_host_heard(1)
+        nowhere = Arrival(
+            build_ping(SECRETS["a"], 9), Endpoint(LOOPBACK, 9), Endpoint("192.0.2.1", 9)
+        )
+        edge.media._on_arrival(Flow.VIDEO, nowhere)
+        assert made.dropped["cannot_bind"] == 1
+        assert made.bound_to == client.endpoint
+        channel.from_host(b"still here")
+        assert await client.receive() == b"still here"
+        await client.send(build_ping(SECRETS["a"], 2))
+        await until(lambda: build_ping(HOST_SECRET, 2) in channel.to_host)
 
 
 async def test_noise_at_a_port_goes_to_its_handler_and_no_further(nursery: trio.Nursery) -> None:

@@ -164,13 +164,21 @@ def test_own_udp_ports_rest_after_a_pause_and_are_held_while_streaming() -> None
     assert choose(now=5.0 + REST_S).own_udp == one.own_udp_ports
 
 
+def test_two_restored_sessions_on_one_port_do_not_free_it_for_each_other() -> None:
+    one, two = session("a"), session("b")
+    sessions = table(one, two)
+    sessions.remove(one.id, 0.0)
+    assert rtsp_port(sessions, "c", now=2 * REST_S) == 48011
+    sessions.remove(two.id, 2 * REST_S)
+    assert rtsp_port(sessions, "c", now=4 * REST_S) == 48010
+
+
 def test_what_has_rested_is_forgotten() -> None:
     pool = PortPool(PORTS, REST_S)
     for number in range(100):
         (port,) = pool.choose(f"192.0.2.{number}", ClientId("a"), 0.0)
         pool.hold(f"192.0.2.{number}", ClientId("a"), [port])
-        pool.rest(f"192.0.2.{number}", ClientId("a"), [port], 0.0)
-        pool.rest(f"192.0.2.{number}", ClientId("a"), [port], 1.0)
+        pool.rest(ClientId("a"), 1.0)
     assert len(pool) == 100
     pool.choose(HOME, ClientId("a"), 1 + REST_S)
     assert len(pool) == 0

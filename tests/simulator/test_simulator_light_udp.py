@@ -24,6 +24,15 @@ def far() -> Iterator[socket.socket]:
 
 
 @pytest.fixture
+def anybody() -> Iterator[socket.socket]:
+    """One that hears everybody, and does not wait for ever."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as bound:
+        bound.bind(("127.0.0.1", 0))
+        bound.settimeout(5)
+        yield bound
+
+
+@pytest.fixture
 def near(far: socket.socket) -> Iterator[LightSocket]:
     opened = LightSocket(Target("127.0.0.1", 0, "127.0.0.9"), far.getsockname()[1])
     opened.send(b"hello")
@@ -76,6 +85,43 @@ def test_what_the_kernel_had_no_room_for_is_counted(
     assert near.dropped() > 0
     near._socket.close()
     assert near.dropped() == 0
+
+
+async def test_a_socket_that_moves_goes_on_from_elsewhere_and_its_reader_waits_on(
+    anybody: socket.socket,
+) -> None:
+    near = LightSocket(Target("127.0.0.1", 0, "127.0.0.9"), anybody.getsockname()[1])
+    near.send(b"from here")
+    before = anybody.recvfrom(100)[1]
+    taken: list[bytes] = []
+    async with trio.open_nursery() as nursery:
+
+        async def read() -> None:
+            await near.readable()
+            taken.extend(near.drain())
+
+        nursery.start_soon(read)
+        await trio.testing.wait_all_tasks_blocked()
+        for source, ip in ((None, "127.0.0.9"), ("127.0.0.8", "127.0.0.8"), (None, "127.0.0.8")):
+            near.move(source)
+            near.send(b"from there")
+            after = anybody.recvfrom(100)[1]
+            assert after[0] == ip
+            assert after != before
+            before = after
+        anybody.sendto(b"answer", after)
+    assert taken == [b"answer"]
+    near.close()
+
+
+def test_a_socket_that_cannot_move_goes_on_from_where_it_was(
+    near: LightSocket, far: socket.socket
+) -> None:
+    with pytest.raises(OSError, match="assign"):
+        near.move("192.0.2.1")
+    near.send(b"still here")
+    far.settimeout(5)
+    assert far.recv(100) == b"still here"
 
 
 async def test_closing_ends_the_wait(near: LightSocket) -> None:
