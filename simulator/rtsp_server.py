@@ -54,6 +54,8 @@ class RtspServer:
                 return
 
     async def _exchange(self, stream: trio.SocketStream, source: str) -> RtspResponse | None:
+        if self._traps.rtsp_for_last_launch and self._lifecycle.sessions.launched() is None:
+            return None
         parser = RtspParser("request")
         try:
             while (request := parser.next()) is None:
