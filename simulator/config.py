@@ -64,7 +64,7 @@ class Traps:
     rtsp_for_last_launch: bool = False
     """Every RTSP message is of the one session that was launched and has not played yet.
 
-    Where there is none, RTSP closes without an answer; a launch that is never played expires.
+    Where there is none, RTSP closes without an answer.
     """
 
     pairing_by_unique_id: bool = False

@@ -148,7 +148,9 @@ async def _run(
     ports = Ports(*map(listening_port, (http_listener, https_listener, rtsp_listener)))
     http = NvHttp(config, unique_id=state.unique_id, ports=ports, desk=desk, lifecycle=lifecycle)
     insists = config.traps.insists_on_certificate
-    tls = server_context(state.identity, insists_on_certificate=insists)
+    tls = await trio.to_thread.run_sync(
+        partial(server_context, state.identity, insists_on_certificate=insists)
+    )
     async with trio.open_nursery() as nursery:
         await nursery.start(media.run, lifecycle.pause)
         await nursery.start(control.run, media.request_idr, lifecycle.pause)
@@ -166,22 +168,7 @@ async def _run(
             api = WolfApi(apps=config.apps, traps=config.traps, desk=desk, lifecycle=lifecycle)
             api_listener = await sockets.listen_unix(config.api_socket)
             nursery.start_soon(sockets.serve, api_listener, partial(_serve_api, config, api.handle))
-        api_port = None
-        if config.api_port is not None:
-            secure_api = SunshineApi(config, desk)
-            secure_listener = await sockets.listen(config.api_port)
-            api_port = listening_port(secure_listener)
-            nursery.start_soon(
-                sockets.serve,
-                secure_listener,
-                partial(
-                    _serve_secure,
-                    config,
-                    secure_api.handle,
-                    lambda _: None,
-                    server_context(state.identity),
-                ),
-            )
+        api_port = await _open_sunshine_api(config, state, desk, sockets, nursery)
         handle = HostHandle(
             config,
             ports=ports,
@@ -196,6 +183,24 @@ async def _run(
         )
         _log.info("host_started", name=config.name, address=config.address, http_port=ports.http)
         task_status.started(handle)
+
+
+async def _open_sunshine_api(
+    config: HostConfig,
+    state: HostState,
+    desk: PairingDesk,
+    sockets: _Sockets,
+    nursery: trio.Nursery,
+) -> int | None:
+    if config.api_port is None:
+        return None
+    api = SunshineApi(config, desk)
+    listener = await sockets.listen(config.api_port)
+    # With the certificate that streaming has, and open to those who have none.
+    tls = await trio.to_thread.run_sync(server_context, state.identity)
+    serve = partial(_serve_secure, config, api.handle, lambda _: None, tls)
+    nursery.start_soon(sockets.serve, listener, serve)
+    return listening_port(listener)
 
 
 class _Sockets:

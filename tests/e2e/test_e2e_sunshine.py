@@ -15,10 +15,12 @@ from agent.config import load as load_agent_config
 from agent.service import run_agent
 from backends.tokens import new_agent_token, token_hash
 from moonlight.applist import App
+from proxy.host_pairing import pairing_timeout_s
 from simulator.config import HostConfig, Traps
 from simulator.host import HostHandle, run_host
-from simulator.light_client import StreamWish
+from simulator.light_client import LightClient, StreamWish
 from simulator.light_errors import ClientFailed
+from simulator.light_http import Target
 from tests.e2e.deployment import Deployment, deployed
 from tests.e2e.light_player import Player
 from tests.waiting import until
@@ -162,3 +164,26 @@ async def test_a_client_that_was_removed_at_the_sunshine_is_paired_anew(tmp_path
             clients.popitem()
             await play(player)
             assert len(clients) == 2
+
+
+async def test_a_pairing_that_somebody_gave_up_at_the_sunshine_costs_one_retry(
+    tmp_path: Path,
+) -> None:
+    async with behind_an_edge(tmp_path) as (deployment, handle):
+        await give_a_pairing_up(handle)
+        player = await Player.at(deployment, "127.0.0.71")
+        with trio.fail_after(pairing_timeout_s / 2):
+            await play(player)
+
+
+async def give_a_pairing_up(handle: HostHandle) -> None:
+    """Close Moonlight over the PIN that it shows, at the Sunshine itself."""
+    stranger = await LightClient.new(Target(handle.address, handle.http_port, "127.0.0.79"))
+    with trio.CancelScope() as scope:
+
+        async def leave(_pin: str) -> None:
+            await until(lambda: bool(handle.pending_pairings()))
+            scope.cancel()
+
+        await stranger.pair(leave)
+    await until(lambda: not handle.pending_pairings())
