@@ -21,6 +21,19 @@ from pydantic import (
 )
 
 from agent.gpus import gpu_id, max_gpus
+from agent.host_kinds import (
+    API_OFFSET,
+    HTTPS_OFFSET,
+    MAX_BASE_PORT,
+    MIN_BASE_PORT,
+    ONE_KIND_ONLY,
+    RTSP_OFFSET,
+    Kind,
+    default_max_sessions,
+    default_udp_ports,
+    misfit,
+    port_at,
+)
 from moonlight.errors import Malformed
 from moonlight.wake import parse_mac
 from settings import load_toml, read_secret
@@ -31,6 +44,7 @@ MAX_HOSTS = 64
 MAX_NEIGHBOURS = 64
 MAX_APPS = 512
 MAX_TITLE_CHARACTERS = 128
+MAX_USERNAME_CHARACTERS = 128
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -38,6 +52,13 @@ def _name(text: str) -> str:
     plain = text.replace(".", "").replace("_", "").replace("-", "")
     if not (plain.isascii() and plain.isalnum() and text[0].isalnum() and len(text) <= 64):
         raise ValueError("use 1-64 letters, digits, dots, dashes and underscores")
+    return text
+
+
+def _username(text: str) -> str:
+    # Basic authentication ends the name at the first colon.
+    if not (0 < len(text) <= MAX_USERNAME_CHARACTERS and text.isprintable()) or ":" in text:
+        raise ValueError(f"use 1-{MAX_USERNAME_CHARACTERS} printable characters, and no colon")
     return text
 
 
@@ -93,6 +114,7 @@ Port = Annotated[int, Field(ge=1, le=MAX_PORT)]
 PortRanges = Annotated[str, AfterValidator(_port_ranges)]
 GpuId = Annotated[str, AfterValidator(gpu_id)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
+ApiUsername = Annotated[str, AfterValidator(_username)]
 
 
 class _Section(BaseModel):
@@ -159,23 +181,50 @@ class HostConfig(_Section):
 
     `gpus` names those of this machine's GPUs that the host uses. Without it they are the ones with
     the most memory, or none for a host whose address is not this machine's.
+
+    A Sunshine's ports follow from `base_port` where they are not stated. `api_certificate` is a
+    PEM file or a SHA-256 fingerprint; Sunshine uses one certificate for its API and for streaming.
+    `identity_file` keeps the key with which the agent itself is paired there, to read the apps.
     """
 
     name: Name
-    kind: Literal["wolf", "sunshine"] = "wolf"
+    kind: Kind = "wolf"
     address: Address = IPv4Address("127.0.0.1")
-    http_port: Port = 47989
-    https_port: Port = 47984
-    rtsp_port: Port = 48010
-    udp_ports: PortRanges = "47998-48010,48100-48299"
+    base_port: Annotated[int, Field(ge=MIN_BASE_PORT, le=MAX_BASE_PORT)] | None = None
+    http_port: Port = Field(default_factory=port_at(0))
+    https_port: Port = Field(default_factory=port_at(HTTPS_OFFSET))
+    rtsp_port: Port = Field(default_factory=port_at(RTSP_OFFSET))
+    udp_ports: PortRanges = Field(default_factory=default_udp_ports)
     wolf_socket: Path | None = None
+    api_port: Port = Field(default_factory=port_at(API_OFFSET))
+    api_username: ApiUsername | None = None
+    api_password: SecretStr | None = None
+    api_password_file: Path | None = None
+    api_certificate: Annotated[str, Field(min_length=1)] | None = None
+    identity_file: Path | None = None
     source_addresses: Literal["auto", "never"] = "auto"
     seen_as: Address | None = None
     identifies_sessions_by: Literal["auto", "address"] = "auto"
-    max_sessions: Annotated[int, Field(ge=1, le=1024)] = 4
+    max_sessions: Annotated[int, Field(ge=1, le=1024)] = Field(default_factory=default_max_sessions)
     apps: Annotated[tuple[AppConfig, ...], Field(max_length=MAX_APPS)] | None = None
     gpu: GpuConfig | None = None
     gpus: Annotated[tuple[GpuId, ...], Field(max_length=max_gpus)] | None = None
+
+    # Field by field, and not for the whole host at once: so they are told beside other mistakes.
+    @field_validator(*ONE_KIND_ONLY)
+    @classmethod
+    def _of_this_kind(cls, value: object, info: ValidationInfo) -> object:
+        wrong = misfit(str(info.field_name), info.data)
+        if value is not None and wrong is not None:
+            raise ValueError(wrong)
+        return value
+
+    @field_validator("max_sessions")
+    @classmethod
+    def _one_screen(cls, value: int, info: ValidationInfo) -> int:
+        if info.data.get("kind") == "sunshine" and value > 1:
+            raise ValueError("a Sunshine has one screen and one running app, so one player")
+        return value
 
     @model_validator(mode="after")
     def _stated_or_read(self) -> HostConfig:
@@ -188,6 +237,31 @@ class HostConfig(_Section):
         if self.seen_as is not None and self.takes_source_addresses:
             raise ValueError('seen_as goes with source_addresses = "never"')
         return self
+
+    @model_validator(mode="after")
+    def _whole_api_or_none(self) -> HostConfig:
+        passwords = (self.api_password, self.api_password_file)
+        wanted = {
+            "api_username": self.api_username is not None,
+            "one of api_password_file and, in the environment, api_password": (
+                passwords.count(None) == 1
+            ),
+            "api_certificate": self.api_certificate is not None,
+            "identity_file or apps": self.identity_file is not None or self.apps is not None,
+        }
+        missing = [setting for setting, there in wanted.items() if not there]
+        if missing and self.has_api_settings:
+            raise ValueError(f"for Sunshine's API also set {'; '.join(missing)}")
+        return self
+
+    @property
+    def has_api_settings(self) -> bool:
+        """Whether a Sunshine's API is configured; then all that it needs is."""
+        settings = (
+            *(self.api_username, self.api_password, self.api_password_file),
+            *(self.api_certificate, self.identity_file),
+        )
+        return any(setting is not None for setting in settings)
 
     @property
     def reads_gpus(self) -> bool:

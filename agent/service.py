@@ -17,12 +17,14 @@ from agent.addresses import SourceAddresses
 from agent.config import AgentConfig, EdgeConfig, HostConfig, token_of
 from agent.errors import HostApiError, NeighbourError
 from agent.flows import FlowRelay
+from agent.host_api import Confirmation
+from agent.host_kinds import pin_setting
 from agent.machine import Machine
 from agent.neighbours import Neighbours
 from agent.streams import StreamRelay
 from agent.targets import target_of
 from agent.telemetry import Telemetry
-from agent.wolf import confirm_pin_from, parse_address
+from agent.wolf import parse_address
 from moonlight.shards import shard_of
 from revdial.dialer import TunnelDialer
 from revdial.errors import RequestFailed
@@ -172,7 +174,8 @@ class Agent:
         api = self._telemetry.api(host.name)
         if api is None:
             raise RequestFailed(
-                "no_pin_api", f"set wolf_socket for {host.name}, so that PINs can be confirmed"
+                "no_pin_api",
+                f"set {pin_setting(host.kind)} for {host.name}, so that PINs can be confirmed",
             )
         with ExitStack() as leases:
             if host.takes_source_addresses:
@@ -181,9 +184,16 @@ class Agent:
                 source = str(host.seen_as or _own_address(host))
             address = parse_address(source)
             assert address is not None  # noqa: S101 - configured, or one of our own
+            confirmation = Confirmation(
+                pin=request.pin,
+                origin=request.origin,
+                address=address,
+                is_under_way=lambda: self._streams.has_sent(request.origin),
+                timeout_s=request.timeout_s,
+            )
             try:
                 with self._newest_confirmation(host.name, source):
-                    await confirm_pin_from(api, address, request.pin, timeout_s=request.timeout_s)
+                    await api.confirm(confirmation)
             except HostApiError as error:
                 raise RequestFailed(error.reason, str(error)) from error
 

@@ -12,9 +12,9 @@ from msgspec.structs import replace
 from agent.budget import fit, max_app_bytes, max_gpu_bytes
 from agent.config import HostConfig, LimitsConfig
 from agent.errors import HostApiError
+from agent.host_api import HostApi, open_api
 from agent.host_gpus import HostGpus
 from agent.machine import MachineState
-from agent.wolf import WolfApi
 from revdial.messages import AppOffer, Heartbeat, HostOffer, HostReport
 
 
@@ -36,19 +36,18 @@ class Telemetry:
         limits: LimitsConfig,
         read_machine: Callable[[], Awaitable[MachineState]],
     ) -> AsyncIterator[Telemetry]:
-        """Open the hosts' APIs; asks them nothing yet. `read_machine` keeps its own deadline."""
+        """Open the hosts' APIs; asks them nothing yet. `read_machine` keeps its own deadline.
+
+        Raises `settings.ConfigError` where files that the hosts' settings name cannot be used.
+        """
         async with AsyncExitStack() as stack:
             watches = []
             for host in hosts:
-                api = None
-                if host.wolf_socket is not None:
-                    api = await stack.enter_async_context(
-                        WolfApi.open(host.wolf_socket, timeout_s=limits.host_api_timeout_s)
-                    )
+                api = await stack.enter_async_context(open_api(host, limits))
                 watches.append(_HostWatch(host, api, limits.probe_timeout_s, len(hosts)))
             yield cls(watches, read_machine)
 
-    def api(self, host: str) -> WolfApi | None:
+    def api(self, host: str) -> HostApi | None:
         """Give the API of a host, if it has one."""
         return self._apis.get(host)
 
@@ -91,7 +90,7 @@ class _HostWatch:
     """One host: its apps as last heard and as last told, its ports, its sessions, its GPUs."""
 
     def __init__(
-        self, host: HostConfig, api: WolfApi | None, probe_timeout_s: float, hosts: int
+        self, host: HostConfig, api: HostApi | None, probe_timeout_s: float, hosts: int
     ) -> None:
         self.name = host.name
         self.gpus = HostGpus(host, max_gpu_bytes // hosts)
@@ -128,7 +127,8 @@ class _HostWatch:
             nursery.start_soon(self._probe, ports, "https", self._host.https_port)
             nursery.start_soon(self._probe, ports, "rtsp", self._host.rtsp_port)
             nursery.start_soon(self.refresh_apps)
-            sessions = await self._session_count()
+        # Last, so that it is not old already: a place that is free again would seem taken.
+        sessions = await self._session_count()
         changed = self._apps != self._told
         self._told = self._apps
         return HostReport(

@@ -151,15 +151,21 @@ async def simulate_host(
     name: str = "simulated",
     region: str = "here",
     address: str = "127.0.0.1",
-    http_port: int = 47989,
-    https_port: int = 47984,
-    rtsp_port: int = 48010,
-    video_port: int = 48100,
-    audio_port: int = 48200,
-    control_port: int = 47999,
+    base_port: Annotated[int, Parameter(help="What ports that are not named follow from.")] = 47989,
+    http_port: int | None = None,
+    https_port: int | None = None,
+    rtsp_port: int | None = None,
+    video_port: int | None = None,
+    audio_port: int | None = None,
+    control_port: int | None = None,
     api_socket: Path | None = None,
+    api_port: int | None = None,
+    api_username: str = "sunshine",
+    api_password_file: Path | None = None,
     state_folder: Annotated[Path | None, Parameter(name="--state-dir")] = None,
-    behave_like: Annotated[str, Parameter(help="wolf-2026, wolf-2024 or ideal")] = "wolf-2026",
+    behave_like: Annotated[
+        str, Parameter(help="wolf-2026, wolf-2024, sunshine or ideal")
+    ] = "wolf-2026",
     picture: Annotated[
         str, Parameter(help="card, or noise: bytes that cost nothing to make, for load tests")
     ] = "card",
@@ -168,41 +174,43 @@ async def simulate_host(
 ) -> None:
     """Run a host without a GPU: a test card and a melody, for real Moonlight clients.
 
-    API_SOCKET is where its Wolf-like API listens, for an agent's `wolf_socket`.
+    API_SOCKET is where its Wolf-like API listens, for an agent's `wolf_socket`. With
+    API_PASSWORD_FILE it has Sunshine's API, over HTTPS.
     """
     try:
-        from simulator.config import HostConfig, Traps
+        from moonhost.simulated_host import Wish, host_config
         from simulator.host import run_host
-        from simulator.picture import PictureKind
     except ImportError as error:
         raise CommandFailed(
             f"{error.name} is missing: install moonhost with its extra, 'moonhost[simulator]'."
         ) from error
-    worlds = {"wolf-2026": Traps.wolf_2026, "wolf-2024": Traps.wolf_2024, "ideal": Traps.none}
-    if behave_like not in worlds:
-        raise CommandFailed(f"--behave-like is one of {', '.join(worlds)}.")
-    pictures: dict[str, PictureKind] = {"card": "card", "noise": "noise"}
-    if picture not in pictures:
-        raise CommandFailed(f"--picture is one of {', '.join(pictures)}.")
     if log_level not in logs.levels:
         raise CommandFailed(f"--log-level is one of {', '.join(logs.levels)}.")
-    logs.configure(log_level)
-    host = HostConfig(
-        name=name,
-        region=region,
-        address=address,
-        http_port=http_port,
-        https_port=https_port,
-        rtsp_port=rtsp_port,
-        video_port=video_port,
-        audio_port=audio_port,
-        control_port=control_port,
-        api_socket=api_socket,
-        state_dir=state_folder,
-        traps=worlds[behave_like](),
-        picture=pictures[picture],
-        max_sessions=max_sessions,
+    host = host_config(
+        Wish(
+            name=name,
+            region=region,
+            address=address,
+            behave_like=behave_like,
+            base_port=base_port,
+            ports={
+                "http": http_port,
+                "https": https_port,
+                "rtsp": rtsp_port,
+                "video": video_port,
+                "audio": audio_port,
+                "control": control_port,
+                "api": api_port,
+            },
+            api_socket=api_socket,
+            api_username=api_username,
+            api_password_file=api_password_file,
+            state_dir=state_folder,
+            picture=picture,
+            max_sessions=max_sessions,
+        )
     )
+    logs.configure(log_level)
     try:
         await _until_signal(lambda: run_host(host))
     except* OSError as errors:

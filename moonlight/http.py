@@ -337,10 +337,12 @@ class HttpClient:
         self._body = bytearray()
         self._response: HttpResponse | None = None
 
-    def request(self, method: str, target: str, headers: _Headers) -> bytes:
-        """Write the request; `headers` hold at least Host. Once a connection, without a body."""
-        head = h11.Request(method=method, target=target, headers=list(headers))
-        return self._connection.send(head) + self._connection.send(h11.EndOfMessage())
+    def request(self, method: str, target: str, headers: _Headers, body: bytes = b"") -> bytes:
+        """Write the request, once a connection; `headers` hold at least Host, not the length."""
+        length = [("Content-Length", str(len(body)))] if body else []
+        head = h11.Request(method=method, target=target, headers=[*headers, *length])
+        events = (head, h11.Data(data=body), h11.EndOfMessage())
+        return b"".join(self._connection.send(event) for event in events)
 
     def receive(self, data: bytes | bytearray) -> None:
         """Take what the host sent, b"" for the end."""

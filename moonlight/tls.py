@@ -33,8 +33,10 @@ _session_id_context: Final = b"moonhost"
 _Verify = Callable[[SSL.Connection, crypto.X509, int, int, int], bool]
 
 
-def server_context(identity: Identity) -> ssl.SSLContext:
+def server_context(identity: Identity, *, insists_on_certificate: bool = False) -> ssl.SSLContext:
     """Make the context of an HTTPS port that takes any client certificate, or none.
+
+    One that `insists_on_certificate`, as Sunshine's does, still takes any, but not none.
 
     Only fit for `trio.SSLStream(…, server_side=True)`; ask `peer_certificate` who came. To change
     the identity make a new context.
@@ -45,6 +47,8 @@ def server_context(identity: Identity) -> ssl.SSLContext:
 
     context = _context(SSL.TLS_SERVER_METHOD, identity, accept)
     context.set_session_id(_session_id_context)
+    if insists_on_certificate:
+        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, accept)
     return cast("ssl.SSLContext", _PyOpenSSLContext(context))
 
 

@@ -198,6 +198,8 @@ def _value(text: str) -> object:
 def _problems(error: ValidationError, origins: Mapping[_Path, str]) -> list[Problem]:
     problems = []
     for entry in error.errors(include_input=False, include_context=False, include_url=False):
+        if entry["type"] == "default_factory_not_called":
+            continue  # a default that would follow from a setting that is told of anyway
         path = entry["loc"]
         dotted = ".".join(_printable(str(part)[:max_shown_characters]) for part in path)
         origin = _origin(path, origins)

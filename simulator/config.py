@@ -61,6 +61,27 @@ class Traps:
     address_under_pin: bool = False
     """In the list of pending pairings give the client's address as "pin", not as "client_ip"."""
 
+    insists_on_certificate: bool = False
+    """Break off an HTTPS handshake without a client certificate.
+
+    One that is not paired gets its 401 in an answer of HTTP status 200, before it has asked.
+    """
+
+    one_app: bool = False
+    """One app for all clients: no /launch while it runs, /resume for anyone, /cancel for all."""
+
+    rtsp_for_last_launch: bool = False
+    """Every RTSP message is of the one session that was launched and has not played yet.
+
+    Where there is none, RTSP closes without an answer.
+    """
+
+    pairing_by_unique_id: bool = False
+    """A pairing is known by its uniqueid alone, and one left behind stays: it spoils the next."""
+
+    unpair_unknown: bool = False
+    """There is no /unpair."""
+
     @classmethod
     def none(cls) -> Traps:
         """A host that behaves as one would wish."""
@@ -86,6 +107,19 @@ class Traps:
             cls.wolf_2026(), fake_address=False, ping_payloads=False, ports_per_session=True
         )
 
+    @classmethod
+    def sunshine(cls) -> Traps:
+        """Sunshine of 2026."""
+        return cls(
+            insists_on_certificate=True,
+            encrypted_rtsp=True,
+            one_app=True,
+            rtsp_for_last_launch=True,
+            pairing_overwritten=True,
+            pairing_by_unique_id=True,
+            unpair_unknown=True,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostConfig:
@@ -109,6 +143,10 @@ class HostConfig:
     """Where the host's identity and its paired clients are kept; None keeps them in memory."""
     api_socket: Path | None = None
     """Where the Wolf-like API listens; None leaves it out."""
+    api_port: int | None = None
+    """Where the Sunshine-like API listens, over HTTPS; None leaves it out."""
+    api_username: str = "sunshine"
+    api_password: str = field(default="", repr=False)
     traps: Traps = field(default_factory=Traps.wolf_2026)
     picture: PictureKind = "card"
     max_sessions: int = 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ from moonlight.identity import ClientId, PeerCertificate
 from moonlight.tls import peer_certificate, server_context
 from simulator.config import HostConfig
 from simulator.control_server import ControlServer
-from simulator.http_shell import Handler, serve_http
+from simulator.http_shell import Handler, Reply, bare, serve_http
 from simulator.ids import SessionId
 from simulator.lifecycle import Lifecycle
 from simulator.listeners import Serve, accept, listening_port, open_tcp, open_unix
@@ -28,6 +28,7 @@ from simulator.rtsp_server import RtspServer
 from simulator.sessions import Session, SessionState, SessionTable
 from simulator.state import HostState
 from simulator.stream import Counters
+from simulator.sunshine_api import SunshineApi
 from simulator.wolf_api import WolfApi
 
 _log = structlog.get_logger("simulator.host")
@@ -54,7 +55,8 @@ class SessionView:
 class HostHandle:
     """A running host, for whoever started it.
 
-    `video_port` and `audio_port` are None where every session has its own.
+    `video_port` and `audio_port` are None where every session has its own, `api_port` where there
+    is no Sunshine-like API.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class HostHandle:
         ports: Ports,
         media_ports: tuple[int, int] | None,
         control_port: int,
+        api_port: int | None,
         certificate: PeerCertificate,
         counters: Counters,
         desk: PairingDesk,
@@ -79,6 +82,7 @@ class HostHandle:
         self.audio_port: int | None
         self.video_port, self.audio_port = media_ports or (None, None)
         self.control_port = control_port
+        self.api_port = api_port
         self.certificate = certificate
         self.counters = counters
         self._desk = desk
@@ -143,7 +147,10 @@ async def _run(
     rtsp_listener = await sockets.listen(config.rtsp_port)
     ports = Ports(*map(listening_port, (http_listener, https_listener, rtsp_listener)))
     http = NvHttp(config, unique_id=state.unique_id, ports=ports, desk=desk, lifecycle=lifecycle)
-    tls = await trio.to_thread.run_sync(server_context, state.identity)
+    insists = config.traps.insists_on_certificate
+    tls = await trio.to_thread.run_sync(
+        partial(server_context, state.identity, insists_on_certificate=insists)
+    )
     async with trio.open_nursery() as nursery:
         await nursery.start(media.run, lifecycle.pause)
         await nursery.start(control.run, media.request_idr, lifecycle.pause)
@@ -152,18 +159,22 @@ async def _run(
         )
         nursery.start_soon(sockets.serve, http_listener, partial(_serve_plain, config, http.plain))
         nursery.start_soon(
-            sockets.serve, https_listener, partial(_serve_secure, config, http.secure, tls)
+            sockets.serve,
+            https_listener,
+            partial(_serve_secure, config, http.secure, http.turn_away, tls),
         )
         nursery.start_soon(sockets.serve, rtsp_listener, partial(_serve_rtsp, config, rtsp))
         if config.api_socket is not None:
             api = WolfApi(apps=config.apps, traps=config.traps, desk=desk, lifecycle=lifecycle)
             api_listener = await sockets.listen_unix(config.api_socket)
             nursery.start_soon(sockets.serve, api_listener, partial(_serve_api, config, api.handle))
+        api_port = await _open_sunshine_api(config, state, desk, sockets, nursery)
         handle = HostHandle(
             config,
             ports=ports,
             media_ports=media.shared_ports,
             control_port=control.port,
+            api_port=api_port,
             certificate=state.identity.certificate,
             counters=counters,
             desk=desk,
@@ -172,6 +183,24 @@ async def _run(
         )
         _log.info("host_started", name=config.name, address=config.address, http_port=ports.http)
         task_status.started(handle)
+
+
+async def _open_sunshine_api(
+    config: HostConfig,
+    state: HostState,
+    desk: PairingDesk,
+    sockets: _Sockets,
+    nursery: trio.Nursery,
+) -> int | None:
+    if config.api_port is None:
+        return None
+    api = SunshineApi(config, desk)
+    listener = await sockets.listen(config.api_port)
+    # With the certificate that streaming has, and open to those who have none.
+    tls = await trio.to_thread.run_sync(server_context, state.identity)
+    serve = partial(_serve_secure, config, api.handle, lambda _: None, tls)
+    nursery.start_soon(sockets.serve, listener, serve)
+    return listening_port(listener)
 
 
 class _Sockets:
@@ -211,7 +240,11 @@ async def _serve_plain(config: HostConfig, handler: Handler, stream: trio.Socket
 
 
 async def _serve_secure(
-    config: HostConfig, handler: Handler, tls: ssl.SSLContext, stream: trio.SocketStream
+    config: HostConfig,
+    handler: Handler,
+    turn_away: Callable[[bytes | None], Reply | None],
+    tls: ssl.SSLContext,
+    stream: trio.SocketStream,
 ) -> None:
     source = _source(stream)
     secured: trio.SSLStream[trio.abc.Stream] = trio.SSLStream(
@@ -223,6 +256,9 @@ async def _serve_secure(
     except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
         return
     async with secured:
+        if (reply := turn_away(peer_certificate(secured))) is not None:
+            await secured.send_all(bare(reply))
+            return
         await serve_http(
             secured,
             handler,

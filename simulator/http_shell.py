@@ -118,7 +118,7 @@ class _Shell:
             reply.status, reply.body, reply.content_type, close=self._silent_close
         )
         if self._silent_close:
-            answer = _bare(reply)
+            answer = bare(reply)
         with trio.fail_after(self._timeout_s):
             await self._stream.send_all(answer + reply.behind)
         return not self._silent_close and not reply.behind and not self._protocol.wants_close
@@ -136,7 +136,8 @@ class _Shell:
                 return
 
 
-def _bare(reply: Reply) -> bytes:
+def bare(reply: Reply) -> bytes:
+    """Write an answer that tells its length and nothing else, not even that it is the last one."""
     phrase = HTTPStatus(reply.status).phrase
     head = f"HTTP/1.1 {reply.status} {phrase}\r\nContent-Length: {len(reply.body)}\r\n\r\n"
     return head.encode() + reply.body

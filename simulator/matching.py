@@ -27,12 +27,16 @@ class Claim:
     ping_payload: str | None = field(default=None, repr=False)
     connect_data: int | None = field(default=None, repr=False)
     played: bool = False
+    launched: bool = False
+    """Whether it waits for its client to play."""
 
 
 def match_rtsp(
     claims: Sequence[Claim], *, host: str, source: str, traps: Traps
 ) -> SessionId | None:
     """The session of an RTSP message that names `host` and came from `source`."""
+    if traps.rtsp_for_last_launch:
+        return next((claim.session for claim in claims if claim.launched), None)
     if traps.fake_address:
         for claim in claims:
             if claim.rtsp_host == host:

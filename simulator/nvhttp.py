@@ -36,6 +36,7 @@ _Secure: TypeAlias = Callable[["NvHttp", HttpRequest, "_Client"], Reply]
 _STRAY_ANSWER: Final = (
     b"HTTP/1.1 400 Bad Request\r\n\r\n" + Answer((("status_code", "400"),)).encode()
 )
+_NOT_PAIRED: Final = "The client is not authorized. Certificate verification failed."
 _MODES: Final = tuple(
     DisplayMode(width, height, rate)
     for width, height in ((1280, 720), (1920, 1080), (2560, 1440), (3840, 2160), (1280, 800))
@@ -90,15 +91,23 @@ class NvHttp:
         """Answer one request on the HTTPS port: only for certificates that are paired."""
         client = None if peer.certificate is None else client_id(peer.certificate)
         if client is None or client not in self._desk.clients:
-            message = "The client is not authorized. Certificate verification failed."
-            return _refusal(HTTPStatus.UNAUTHORIZED, message, request)
+            return _refusal(HTTPStatus.UNAUTHORIZED, _NOT_PAIRED, request)
         route = _SECURE.get(request.path)
         if route is None or request.method != "GET":
             return _refusal(HTTPStatus.NOT_FOUND, "Not found here", request)
         return route(self, request, _Client(client, peer.source))
 
+    def turn_away(self, certificate: bytes | None) -> Reply | None:
+        """Give what a stranger hears before it has asked anything; None for everybody else."""
+        if not self._traps.insists_on_certificate or certificate is None:
+            return None
+        if client_id(certificate) in self._desk.clients:
+            return None
+        answer = Answer.error(HTTPStatus.UNAUTHORIZED, _NOT_PAIRED, "")
+        return Reply(HTTPStatus.OK, answer.encode())
+
     async def _public_info(self, _request: HttpRequest, _peer: HttpPeer) -> Reply:
-        return _reply(self._info(paired=False, session=None))
+        return _reply(self._info(paired=False, session=self._running()))
 
     async def _pair(self, request: HttpRequest, peer: HttpPeer) -> Reply | None:
         try:
@@ -113,6 +122,8 @@ class NvHttp:
         return _reply(self._desk.advance(request.query, peer))
 
     async def _unpair(self, request: HttpRequest, peer: HttpPeer) -> Reply | None:
+        if self._traps.unpair_unknown:
+            return _refusal(HTTPStatus.NOT_FOUND, "Not found here", request)
         self._desk.forget(request.query, peer)
         return None if self._traps.unpair_unanswered else _reply(Answer.ok())
 
@@ -135,7 +146,7 @@ class NvHttp:
         return _reply(pair_accepted() if expected else pair_refused("Out of order"))
 
     def _own_info(self, _request: HttpRequest, client: _Client) -> Reply:
-        return _reply(self._info(paired=True, session=self._session_of(client)))
+        return _reply(self._info(paired=True, session=self._running() or self._session_of(client)))
 
     def _applist(self, _request: HttpRequest, _client: _Client) -> Reply:
         return _reply(applist(self._config.apps))
@@ -147,6 +158,9 @@ class NvHttp:
         return _refusal(HTTPStatus.NOT_FOUND, "There is no such app", request)
 
     def _launch(self, request: HttpRequest, client: _Client) -> Reply:
+        if self._running() is not None:
+            message = "An app is already running on this host"
+            return _refusal(HTTPStatus.BAD_REQUEST, message, request)
         had_session = self._session_of(client) is not None
         try:
             launch = LaunchRequest.parse(request.query, resume=False)
@@ -169,6 +183,9 @@ class NvHttp:
     def _resume(self, request: HttpRequest, client: _Client) -> Reply:
         session = self._session_of(client)
         if session is None:
+            if self._running() is not None:
+                message = "This simulated host shows its app to one client"
+                return _refusal(HTTPStatus.SERVICE_UNAVAILABLE, message, request)
             return _refusal(HTTPStatus.NOT_FOUND, "There is no app to resume", request)
         try:
             launch = LaunchRequest.parse(request.query, resume=True)
@@ -178,13 +195,18 @@ class NvHttp:
         return self._perhaps_stray(resume_answer(self._url(session)), stray=True)
 
     def _cancel(self, _request: HttpRequest, client: _Client) -> Reply:
-        session = self._session_of(client)
+        session = self._running() or self._session_of(client)
         if session is not None:
             self._lifecycle.end(session.id)
         return _reply(cancel_answer())
 
     def _session_of(self, client: _Client) -> Session | None:
         return self._lifecycle.sessions.of_client(client.id)
+
+    def _running(self) -> Session | None:
+        """The session of the one app that all clients see, where there is only one for all."""
+        sessions = self._lifecycle.sessions.all() if self._traps.one_app else ()
+        return sessions[0] if sessions else None
 
     def _url(self, session: Session) -> RtspUrl:
         return RtspUrl(session.sealing is not None, session.rtsp_host, self._ports.rtsp)

@@ -72,6 +72,8 @@ class PairingDesk:
         self._attempts: dict[_Key, _Attempt] = {}
         self._pending: dict[str, _Attempt] = {}
         self._aborted: set[_Key] = set()
+        self._left_behind: dict[_Key, bool] = {}
+        """Attempts that stay though their clients have left, and whether they have had a PIN."""
 
     @property
     def clients(self) -> Mapping[ClientId, PeerCertificate]:
@@ -96,9 +98,21 @@ class PairingDesk:
         attempt.pin_known.set()
         return True
 
+    def confirm_first(self, pin: str) -> bool:
+        """Give a PIN to whichever attempt there is, as Sunshine does: perhaps one left behind."""
+        if self._pending:
+            return self.confirm(next(iter(self._pending)), pin)
+        for key, had_pin in self._left_behind.items():
+            if had_pin:
+                del self._left_behind[key]
+                return False
+            self._left_behind[key] = True
+            return True
+        return False
+
     async def begin(self, query: Query, peer: HttpPeer) -> Answer | None:
         """Phase 1: hold the answer until the PIN is known. None where the client has left."""
-        key = _key(query, peer)
+        key = self._key(query, peer)
         if self._refuses(key):
             return pair_refused("Out of order")
         if len(self._pending) >= self._max_pairings:
@@ -108,6 +122,9 @@ class PairingDesk:
             attempt.server.begin(*client_introduction(query))
             with trio.move_on_after(self._pin_timeout_s):
                 if await _while_there(peer, lambda: self._wait_for_pin(attempt)):
+                    if self._left_behind.pop(key, None) is not None:
+                        self._forget(attempt)
+                        return pair_refused("Out of order")
                     return attempt.server.handle(query)
         except ProtocolError as error:
             self._forget(attempt)
@@ -115,11 +132,13 @@ class PairingDesk:
         self._forget(attempt)
         if self._traps.refuses_after_abort and len(self._aborted) < self._max_pairings:
             self._aborted.add(key)
+        if self._traps.pairing_by_unique_id and len(self._left_behind) < self._max_pairings:
+            self._left_behind.setdefault(key, False)
         return None
 
     def advance(self, query: Query, peer: HttpPeer) -> Answer:
         """Phases 2 to 4. Raises nothing: what is out of order is refused and ends the attempt."""
-        attempt = self._attempts.get(_key(query, peer))
+        attempt = self._attempts.get(self._key(query, peer))
         if attempt is None or attempt.waits_for_pin:
             return pair_refused("Out of order")
         try:
@@ -138,9 +157,13 @@ class PairingDesk:
 
     def forget(self, query: Query, peer: HttpPeer) -> None:
         """Drop this client's attempt, if there is one (/unpair)."""
-        attempt = self._attempts.get(_key(query, peer))
+        attempt = self._attempts.get(self._key(query, peer))
         if attempt is not None:
             self._forget(attempt)
+
+    def _key(self, query: Query, peer: HttpPeer) -> _Key:
+        source = "anywhere" if self._traps.pairing_by_unique_id else peer.source
+        return _Key((query.get("uniqueid") or "")[:64], source)
 
     def _refuses(self, key: _Key) -> bool:
         """Whether this phase 1 pays for an attempt that was left behind."""
@@ -181,10 +204,6 @@ class PairingDesk:
             del self._attempts[attempt.key]
         attempt.pin_known.set()  # nobody need wait for it any longer
         attempt.over.set()
-
-
-def _key(query: Query, peer: HttpPeer) -> _Key:
-    return _Key((query.get("uniqueid") or "")[:64], peer.source)
 
 
 async def _while_there(peer: HttpPeer, wait: Callable[[], Awaitable[None]]) -> bool:

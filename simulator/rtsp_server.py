@@ -62,6 +62,8 @@ class RtspServer:
                 return
 
     async def _exchange(self, stream: trio.SocketStream, source: str) -> bytes | None:
+        if self._traps.rtsp_for_last_launch and self._lifecycle.sessions.launched() is None:
+            return None
         try:
             message = await _read(stream)
             if message is None:

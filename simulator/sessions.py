@@ -66,6 +66,7 @@ class Session:
             self.ping_payload,
             self.connect_data,
             played=self.state is SessionState.STREAMING,
+            launched=self.state is SessionState.LAUNCHED,
         )
 
 
@@ -105,6 +106,11 @@ class SessionTable:
     def of_client(self, client: ClientId) -> Session | None:
         """The client's session, if it has one."""
         return next((one for one in self._sessions.values() if one.client == client), None)
+
+    def launched(self) -> Session | None:
+        """The oldest session that waits for its client to play."""
+        waiting = (one for one in self.all() if one.state is SessionState.LAUNCHED)
+        return next(waiting, None)
 
     def launch(
         self, client: ClientId, client_address: str, app: App, request: LaunchRequest

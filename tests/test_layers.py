@@ -100,6 +100,7 @@ PURE = [
             "agent/budget.py",
             "agent/config.py",
             "agent/gpus.py",
+            "agent/host_kinds.py",
             "agent/targets.py",
             "bench/impaired_cases.py",
             "bench/impaired_figures.py",

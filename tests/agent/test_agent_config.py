@@ -129,6 +129,112 @@ def test_gpus_that_are_refused(tmp_path: Path, settings: str, complaint: str) ->
     assert found.startswith(complaint)
 
 
+SUNSHINE = {
+    "api_username": '"me"',
+    "api_password_file": '"/run/secrets/password"',
+    "api_certificate": '"/etc/sunshine.pem"',
+    "identity_file": '"/var/lib/agent.pem"',
+}
+
+
+def host_text(kind: str, settings: dict[str, str]) -> str:
+    lines = [f'kind = "{kind}"', *(f"{name} = {value}" for name, value in settings.items())]
+    return MINIMAL + "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "ports"),
+    [
+        ("", (47989, 47984, 48010, 47990)),
+        ("base_port = 40000\n", (40000, 39995, 40021, 40001)),
+        ("base_port = 40000\nrtsp_port = 1\napi_port = 2\n", (40000, 39995, 1, 2)),
+    ],
+)
+def test_a_sunshines_ports_follow_from_one(
+    tmp_path: Path, settings: str, ports: tuple[int, ...]
+) -> None:
+    host = loaded(tmp_path, host_text("sunshine", {}) + settings).hosts[0]
+    assert (host.http_port, host.https_port, host.rtsp_port, host.api_port) == ports
+    video = host.http_port + 9
+    assert host.udp_port_ranges == (range(video, video + 3),)
+    assert host.max_sessions == 1
+    assert not host.has_api_settings
+
+
+def test_what_only_one_kind_of_host_has_is_told_beside_other_mistakes(tmp_path: Path) -> None:
+    wolf = {**SUNSHINE, "base_port": "40000", "api_port": "2", "max_sessions": "0"}
+    assert [text.partition(":")[0] for text in complaints(tmp_path, host_text("wolf", wolf))] == [
+        "hosts.0.base_port",
+        "hosts.0.api_port",
+        "hosts.0.api_username",
+        "hosts.0.api_password_file",
+        "hosts.0.api_certificate",
+        "hosts.0.identity_file",
+        "hosts.0.max_sessions",
+    ]
+    sunshine = {"wolf_socket": '"/w.sock"', "max_sessions": "2", "base_port": "80"}
+    found = complaints(tmp_path, host_text("sunshine", sunshine))
+    assert [text.partition(":")[0] for text in found] == [
+        "hosts.0.base_port",
+        "hosts.0.wolf_socket",
+        "hosts.0.max_sessions",
+    ]
+    assert 'only a host of kind "wolf" has this: a Sunshine is asked over api_port' in found[1]
+
+
+@pytest.mark.parametrize(
+    ("left_out", "said"),
+    [
+        ("api_username", "api_username"),
+        ("api_password_file", "one of api_password_file and, in the environment, api_password"),
+        ("api_certificate", "api_certificate"),
+        ("identity_file", "identity_file or apps"),
+    ],
+)
+def test_a_sunshines_api_is_configured_whole(tmp_path: Path, left_out: str, said: str) -> None:
+    settings = {name: value for name, value in SUNSHINE.items() if name != left_out}
+    (found,) = complaints(tmp_path, host_text("sunshine", settings))
+    assert found == f"hosts.0: for Sunshine's API also set {said}"
+
+
+def test_all_that_a_sunshines_api_lacks_is_told(tmp_path: Path) -> None:
+    only = {"api_username": '"me"'}
+    (found,) = complaints(tmp_path, host_text("sunshine", only))
+    assert found.count(";") == 2
+
+
+@pytest.mark.parametrize("name", ["", "a:b", "a" * 129, "a\\nb"])
+def test_names_that_basic_authentication_cannot_tell(tmp_path: Path, name: str) -> None:
+    text = host_text("sunshine", {**SUNSHINE, "api_username": f'"{name}"'})
+    (found,) = complaints(tmp_path, text)
+    assert found.startswith("hosts.0.api_username: use 1-128 printable characters")
+
+
+def test_a_sunshines_password_may_come_from_the_environment(tmp_path: Path) -> None:
+    settings = {name: text for name, text in SUNSHINE.items() if name != "api_password_file"}
+    text = host_text("sunshine", settings)
+    secret = {"MOONHOST_AGENT__HOSTS__0__API_PASSWORD": "hunter2"}
+    config = loaded(tmp_path, text, secret)
+    assert config.hosts[0].has_api_settings
+    assert "hunter2" not in repr(config)
+    with pytest.raises(ConfigError, match="one of api_password_file and") as caught:
+        loaded(tmp_path, host_text("sunshine", SUNSHINE), secret)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_the_example_shows_both_kinds_of_hosts(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "agent.example.toml").read_text()
+    assert [host.kind for host in loaded(tmp_path, text).hosts] == ["wolf"]
+    before, _, rest = text.partition("# [[hosts]]\n")
+    section, end, after = rest.partition("[limits]")
+    settings = "".join(
+        line.removeprefix("# ") + "\n" for line in section.splitlines() if " = " in line
+    )
+    hosts = loaded(tmp_path, f"{before}[[hosts]]\n{settings}{end}{after}").hosts
+    assert [host.kind for host in hosts] == ["wolf", "sunshine"]
+    assert hosts[1].has_api_settings
+
+
 def test_an_agent_without_hosts_is_none(tmp_path: Path) -> None:
     text = "hosts = []\n" + MINIMAL.replace('[[hosts]]\nname = "wolf"', "")
     assert complaints(tmp_path, text) == [

@@ -298,6 +298,13 @@ async def test_an_agent_may_be_there_to_wake_its_neighbours_only() -> None:
             nursery.cancel_scope.cancel()
 
 
+async def test_a_sunshine_without_its_api_has_no_pins_and_says_what_to_set(tmp_path: Path) -> None:
+    async with connected(tmp_path, wolf_socket=None, kind="sunshine") as (tunnel, _):
+        with pytest.raises(RequestFailed, match="api_username") as caught:
+            await tunnel.request("confirm_pin", {"host": "wolf", "pin": PIN, "origin": "o"})
+        assert caught.value.reason == "no_pin_api"
+
+
 async def test_a_host_without_an_api_has_no_pins(tmp_path: Path) -> None:
     async with connected(tmp_path, wolf_socket=None) as (tunnel, _):
         with pytest.raises(RequestFailed, match="wolf_socket") as caught:

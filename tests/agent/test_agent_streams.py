@@ -15,6 +15,7 @@ from agent.config import HostConfig, LimitsConfig
 from agent.streams import StreamRelay
 from agent.targets import Target
 from revdial.errors import DialRefused
+from tests.waiting import until
 
 Handler = Callable[[trio.SocketStream], Awaitable[None]]
 Tunnel = trio.StapledStream[trio.abc.SendStream, trio.abc.ReceiveStream]
@@ -69,6 +70,22 @@ async def test_a_host_may_end_first() -> None:
         await edge.send_all(b"still")
         await edge.send_eof()
     assert b"".join(heard) == b"still"
+
+
+async def test_it_is_known_which_origins_have_sent_a_host_something() -> None:
+    streams = relay()
+    async with host(echo) as target, trio.open_nursery() as nursery:
+        edge, tunnel = trio.testing.memory_stream_pair()
+        nursery.start_soon(streams.serve, target, "one", tunnel)
+        await until(lambda: streams.open_streams == 1)
+        assert not streams.has_sent("one")
+        await edge.send_all(b"hello")
+        await edge.receive_some()
+        assert streams.has_sent("one")
+        assert not streams.has_sent("other")
+        await edge.send_eof()
+    assert not streams.has_sent("one")
+    assert not streams._sent
 
 
 async def test_every_origin_comes_from_an_address_of_its_own() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 import trio
+from fake_sunshine import fake_sunshine
 from fake_wolf import fake_wolf
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +22,8 @@ from agent.gpus import Gpu, max_gpus
 from agent.load import Load
 from agent.machine import MachineState
 from agent.telemetry import Telemetry
+from moonlight.applist import App, applist
+from moonlight.serverinfo import ServerInfo
 from revdial.messages import (
     AppOffer,
     GpuReport,
@@ -125,6 +128,22 @@ async def test_apps_and_sessions_come_from_the_hosts_api(tmp_path: Path) -> None
         assert report.apps is None
         # A new tunnel hears everything in its hello.
         assert telemetry.offers()[0].apps == (AppOffer("Desktop", 1), AppOffer("Steam", 2))
+
+
+async def test_a_sunshine_tells_apps_and_whether_it_is_taken_and_no_more(tmp_path: Path) -> None:
+    info = ServerInfo(hostname="pc", unique_id="u", current_game=7, busy=True)
+    async with fake_sunshine() as sunshine:
+        sunshine.script["/applist"] = [applist([App("Desktop", 7, True)])]
+        sunshine.script["/serverinfo"] = [info.to_answer()]
+        host = sunshine.config(tmp_path)
+        async with Telemetry.open([host], LimitsConfig(), unread) as telemetry:
+            await telemetry.refresh_apps()
+            (offer,) = telemetry.offers()
+            assert (offer.kind, offer.max_sessions) == ("sunshine", 1)
+            assert offer.apps == (AppOffer("Desktop", 7, True),)
+            (report,) = (await telemetry.heartbeat()).hosts
+            assert report.sessions == 1
+            assert report.ports["https"]
 
 
 async def test_a_list_in_the_configuration_wins(tmp_path: Path) -> None:

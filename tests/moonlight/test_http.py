@@ -46,6 +46,15 @@ def pieces(data: bytes, cuts: list[int]) -> Iterator[bytes]:
         yield data[start:end]
 
 
+def test_a_request_may_have_a_body() -> None:
+    written = HttpClient().request("POST", "/api", [("Host", "host")], b'{"pin": 1}')
+    server = HttpServer()
+    server.receive(written)
+    request = server.next_request()
+    assert request is not None
+    assert (request.method, request.path, request.body) == ("POST", "/api", b'{"pin": 1}')
+
+
 # --- Query
 
 

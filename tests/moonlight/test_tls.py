@@ -397,3 +397,21 @@ async def test_decrypted_bytes_that_wait_are_counted() -> None:
     await client.send_all(b"hello")
     assert await server.receive_some(2) == b"he"
     assert server.pending() == 3
+
+
+async def test_a_server_may_insist_on_a_certificate_whoevers(tmp_path: Path) -> None:
+    insisting = server_context(identity("edge"), insists_on_certificate=True)
+    server, client = pair(insisting, client_context(identity("client"), pinned_der=None))
+    await handshake(server, client)
+    assert peer_certificate(server) == identity("client").certificate.der
+
+    server, client = pair(insisting, stdlib_client(ssl.TLSVersion.TLSv1_2))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(expect_broken, server)
+        nursery.start_soon(expect_broken, client)
+
+
+async def expect_broken(stream: Stream) -> None:
+    with pytest.raises(trio.BrokenResourceError), trio.fail_after(5):
+        await stream.do_handshake()
+    await trio.aclose_forcefully(stream)

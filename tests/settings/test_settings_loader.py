@@ -238,3 +238,15 @@ def test_a_bad_secret_file_is_refused_without_showing_it(
 def test_a_missing_secret_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         read_secret(tmp_path / "token")
+
+
+class Offset(Strict):
+    base: int = Field(default=1, ge=1)
+    beside: int = Field(default_factory=lambda settings: settings["base"] + 1)
+
+
+def test_a_default_that_cannot_follow_is_no_mistake_of_its_own() -> None:
+    assert load_toml(None, Offset, "P", environ={"P__BASE": "5"}).beside == 6
+    with pytest.raises(ConfigError) as caught:
+        load_toml(None, Offset, "P", environ={"P__BASE": "0"})
+    assert [problem.path for problem in caught.value.problems] == ["base (from P__BASE)"]
