@@ -226,7 +226,7 @@ def test_the_example_shows_both_kinds_of_hosts(tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "agent.example.toml").read_text()
     assert [host.kind for host in loaded(tmp_path, text).hosts] == ["wolf"]
     before, _, rest = text.partition("# [[hosts]]\n")
-    section, end, after = rest.partition("[limits]")
+    section, end, after = rest.partition("# Machines on")
     settings = "".join(
         line.removeprefix("# ") + "\n" for line in section.splitlines() if " = " in line
     )

@@ -14,7 +14,7 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
-from moonlight.rtsp import RtspRequest, RtspResponse
+from moonlight.rtsp import RtspRequest
 from proxy import lost_sessions
 from simulator.config import Traps
 from simulator.host import HostHandle
@@ -89,13 +89,13 @@ async def see_only_their_own(playing: list[Playing], frames: int = 10) -> None:
 def heard(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[RtspRequest]]:
     """What hosts hear in RTSP, by the address it comes from."""
     heard: dict[str, list[RtspRequest]] = defaultdict(list)
-    answer = RtspServer.answer
+    answer = RtspServer._answer_plain
 
-    def listen(self: RtspServer, request: RtspRequest, source: str) -> RtspResponse:
+    def listen(self: RtspServer, request: RtspRequest, source: str) -> bytes:
         heard[source].append(request)
         return answer(self, request, source)
 
-    monkeypatch.setattr(RtspServer, "answer", listen)
+    monkeypatch.setattr(RtspServer, "_answer_plain", listen)
     return heard
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -22,9 +23,11 @@ TRUSTING.verify_mode = ssl.CERT_NONE
 JSON = {"Content-Type": "application/json"}
 
 
-async def sunshine(start_host: StartHost, **changes: Any) -> HostHandle:
+async def sunshine(
+    start_host: StartHost, *, traps: Traps | None = None, **changes: Any
+) -> HostHandle:
     settings = {"api_port": 0, "api_username": "me", "api_password": "secret", **changes}
-    return await start_host(Traps.sunshine(), **settings)
+    return await start_host(traps or Traps.sunshine(), **settings)
 
 
 async def ask(host: HostHandle, method: str, path: str, **options: Any) -> httpx.Response:
@@ -146,7 +149,8 @@ async def test_one_app_runs_for_all_and_is_ended_for_all(start_host: StartHost) 
 
 
 async def test_rtsp_is_the_last_launchs_whoever_asks(start_host: StartHost) -> None:
-    host = await sunshine(start_host)
+    in_the_clear = replace(Traps.sunshine(), encrypted_rtsp=False)
+    host = await sunshine(start_host, traps=in_the_clear)
     player = Player(host)
     await player.pair()
     assert await player.rtsp_bytes() == b""
