@@ -102,6 +102,8 @@ class HostConfig:
     """Where the Wolf-like API listens; None leaves it out."""
     traps: Traps = field(default_factory=Traps.wolf_2026)
     picture: PictureKind = "card"
+    max_bitrate_kbps: int | None = None
+    """More is sent to no client, whatever it asks for; None: as much as it asks for."""
     max_sessions: int = 4
     max_connections: int = 256
     """TCP connections per port."""

@@ -30,6 +30,7 @@ from simulator.light_figures import AudioMeter, SessionFigures, VideoMeter
 from simulator.light_http import ConfirmPin, LaunchWish, LightHttp, Target
 from simulator.light_rtsp import FlowTerms, Handshake, shake_hands
 from simulator.light_udp import LightSocket
+from simulator.ownership import Ownership, Whose
 
 PING_INTERVAL_S: Final = 0.5
 PICTURE_TIMEOUT_S: Final = 10.0
@@ -50,6 +51,13 @@ class StreamWish:
     mode: str
     bitrate_kbps: int
     packet_size: int = PACKET_SIZE
+    audio_packet_ms: int = 5
+
+    def launch(self) -> LaunchWish:
+        """What /launch and /resume say of it, under a new key."""
+        return LaunchWish(
+            self.app_id, self.mode, secrets.token_bytes(16), secrets.randbits(32) - 2**31
+        )
 
     def __post_init__(self) -> None:
         parse_mode(self.mode)
@@ -64,6 +72,7 @@ class StreamWish:
             packet_size=self.packet_size,
             bitrate_kbps=self.bitrate_kbps,
             min_fec_packets=MIN_FEC_PACKETS,
+            audio_packet_ms=self.audio_packet_ms,
             encrypted_audio=True,
         )
 
@@ -86,6 +95,8 @@ class LightClient:
         self.identity = identity
         self._target = target
         self._http = LightHttp(target, identity)
+        self.latest: Playing | None = None
+        """The session that began last: what it saw is told also if it failed before it played."""
 
     @classmethod
     async def new(cls, target: Target) -> LightClient:
@@ -106,26 +117,36 @@ class LightClient:
             raise ClientFailed("not_paired", "The host does not know this client.")
         return await self._http.apps()
 
+    async def abandon(self, wish: StreamWish) -> None:
+        """Launch and go no further, as a player who thinks better of it: the app runs on."""
+        await self._http.launch(wish.launch())
+
+    async def cancel(self) -> None:
+        """End the app that runs."""
+        await self._http.cancel()
+
     @asynccontextmanager
-    async def playing(self, wish: StreamWish) -> AsyncIterator[Playing]:
+    async def playing(
+        self, wish: StreamWish, *, resume: bool = False, quit_app: bool = True
+    ) -> AsyncIterator[Playing]:
         """Launch, and play for a block, from the first whole frame on; then leave and cancel.
 
-        Leaving and cancelling happen whatever ends the block, within `LEAVE_TIMEOUT_S`.
+        Leaving and cancelling happen whatever ends the block, within `LEAVE_TIMEOUT_S`. With
+        `resume` the app runs already; without `quit_app` it runs on when the block ends well.
         """
-        launch = LaunchWish(
-            wish.app_id, wish.mode, secrets.token_bytes(16), secrets.randbits(32) - 2**31
-        )
+        launch = wish.launch()
         ended_well = False
         try:
             with first_failure():
                 asked_at = trio.current_time()
-                url = await self._http.launch(launch)
-                playing = Playing(self._target, wish, launch, asked_at)
+                url = await self._http.launch(launch, resume=resume)
+                playing = self.latest = Playing(self._target, wish, launch, asked_at)
                 async with playing.streaming(url, self._http.ports):
                     yield playing
             ended_well = True
         finally:
-            await self._cancel(must=ended_well)
+            if quit_app or not ended_well:
+                await self._cancel(must=ended_well)
 
     async def _cancel(self, *, must: bool) -> None:
         """End the app, also when cancelled; `must` tells whether its failure is worth telling."""
@@ -170,21 +191,27 @@ class Playing:
         """What was measured since the start, or since `begin`."""
         self._take()
         video, audio = self._video, self._audio
-        round_trips = () if self._control is None else tuple(self._control.round_trips.samples_ms)
+        control = self._control
+        round_trips = () if control is None else tuple(control.round_trips.samples_ms)
         return SessionFigures(
             launch_ms=self._launch_ms,
             first_frame_ms=self._first_frame_ms,
             frames_whole=video.whole,
             frames_lost=video.lost,
             frames_foreign=video.foreign,
+            video_foreign=video.foreign_datagrams,
             packets_recovered=video.recovered,
             video_datagrams=video.loss.received,
             video_datagrams_lost=video.loss.lost,
             audio_packets=audio.loss.received,
             audio_packets_lost=audio.loss.lost,
             audio_foreign=audio.foreign,
+            control_foreign=0 if control is None else control.foreign,
             socket_drops=self._drops() - self._drops_before,
             control_round_trips_ms=round_trips,
+            ownership=Ownership(
+                video.whose, audio.whose, Whose.NOTHING if control is None else control.whose
+            ),
         )
 
     @asynccontextmanager

@@ -106,6 +106,7 @@ class MediaPorts:
             settings,
             picture=self._config.picture,
             region=self._config.region,
+            max_bitrate_kbps=self._config.max_bitrate_kbps,
             video=flows.video,
             audio=flows.audio,
             counters=self._counters,

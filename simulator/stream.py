@@ -18,6 +18,7 @@ from moonlight.errors import TooLarge
 from moonlight.video import FramePacketiser, PreparedFrame
 from simulator.encoder import CardEncoder, CardPicture, bounded_bitrate_kbps, check_mode
 from simulator.noise import NoisePicture
+from simulator.ownership import stamp_of
 from simulator.picture import Picture, PictureKind
 from simulator.sessions import Session
 from simulator.testcard import TestCard
@@ -102,6 +103,7 @@ class Stream:
         *,
         picture: PictureKind,
         region: str,
+        max_bitrate_kbps: int | None,
         video: Destination,
         audio: Destination,
         counters: Counters,
@@ -110,6 +112,7 @@ class Stream:
         self._settings = settings
         self._picture_kind = picture
         self._region = region
+        self._max_bitrate_kbps = max_bitrate_kbps
         self._video = video
         self._audio = audio
         self._counters = counters
@@ -165,7 +168,8 @@ class Stream:
         """Make the picture; for a card that takes a while."""
         settings = self._settings
         share, whole = _VIDEO_SHARE
-        bitrate_kbps = bounded_bitrate_kbps(settings.bitrate_kbps * share // whole)
+        asked_kbps = min(settings.bitrate_kbps, self._max_bitrate_kbps or settings.bitrate_kbps)
+        bitrate_kbps = bounded_bitrate_kbps(asked_kbps * share // whole)
         if self._picture_kind == "noise":
             stamp = self._session.launch.rikeyid
             return NoisePicture(fps=settings.fps, bitrate_kbps=bitrate_kbps, stamp=stamp)
@@ -173,10 +177,16 @@ class Stream:
         card = TestCard(settings.width, settings.height, region=self._region, title=title)
         return CardPicture(CardEncoder(card, fps=settings.fps, bitrate_kbps=bitrate_kbps))
 
+    def _ssrc(self) -> int:
+        """Name the session in every datagram of a load test; else what real hosts write."""
+        return stamp_of(self._session.launch.rikeyid) if self._picture_kind == "noise" else 0
+
     def _encoder(self, picture: Picture) -> Callable[[bool, int], tuple[list[bytes], bool]]:
         """Give what turns each call into the datagrams of one frame."""
         settings = self._settings
-        packetiser = FramePacketiser(settings.packet_size, min_fec_packets=settings.min_fec_packets)
+        packetiser = FramePacketiser(
+            settings.packet_size, min_fec_packets=settings.min_fec_packets, ssrc=self._ssrc()
+        )
         kept: dict[bool, PreparedFrame] = {}
         frame_index = 0
 
@@ -203,7 +213,7 @@ class Stream:
             encode_tone, settings.audio_packet_ms, settings.audio_channels
         )
         cipher = AudioCipher(launch.rikey, launch.rikeyid) if settings.encrypted_audio else None
-        packetiser = AudioPacketiser(cipher, packet_ms=settings.audio_packet_ms)
+        packetiser = AudioPacketiser(cipher, packet_ms=settings.audio_packet_ms, ssrc=self._ssrc())
         period = settings.audio_packet_ms / 1000
         deadline = trio.current_time()
         position = 0
