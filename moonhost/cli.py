@@ -163,6 +163,9 @@ async def simulate_host(
     picture: Annotated[
         str, Parameter(help="card, or noise: bytes that cost nothing to make, for load tests")
     ] = "card",
+    max_mbps: Annotated[
+        float | None, Parameter(help="Mbit/s it sends to a client at most; else what is asked for")
+    ] = None,
     max_sessions: int = 4,
     log_level: str = "info",
 ) -> None:
@@ -184,6 +187,8 @@ async def simulate_host(
     pictures: dict[str, PictureKind] = {"card": "card", "noise": "noise"}
     if picture not in pictures:
         raise CommandFailed(f"--picture is one of {', '.join(pictures)}.")
+    if max_mbps is not None and not 0.1 <= max_mbps <= max_bitrate_kbps / 1000:
+        raise CommandFailed(f"--max-mbps is from 0.1 to {max_bitrate_kbps // 1000}.")
     if log_level not in logs.levels:
         raise CommandFailed(f"--log-level is one of {', '.join(logs.levels)}.")
     logs.configure(log_level)
@@ -201,6 +206,7 @@ async def simulate_host(
         state_dir=state_folder,
         traps=worlds[behave_like](),
         picture=pictures[picture],
+        max_bitrate_kbps=None if max_mbps is None else round(max_mbps * 1000),
         max_sessions=max_sessions,
     )
     try:
@@ -241,11 +247,20 @@ async def demo(
 async def loadtest(
     *,
     sessions: Annotated[int, Parameter(help="How many clients play at once.")] = 4,
-    mbps: Annotated[float, Parameter(help="Mbit/s that each client asks for.")] = 10.0,
+    one_address: Annotated[
+        bool, Parameter(negative="", help="A crowd: all come from one address, and at once.")
+    ] = False,
+    mbps: Annotated[
+        float | None,
+        Parameter(help="Mbit/s that each client asks for: 10, or 0.5 with --one-address."),
+    ] = None,
     seconds: Annotated[float, Parameter(help="How long to measure once all play.")] = 10.0,
     as_json: AsJson = False,
     edge: Annotated[str | None, Parameter(help="HOST or HOST:HTTP_PORT of a running edge.")] = None,
-    mode: Annotated[str, Parameter(help="WIDTHxHEIGHTxFPS")] = "1280x720x60",
+    mode: Annotated[
+        str | None,
+        Parameter(help="WIDTHxHEIGHTxFPS: 1280x720x60, or 640x360x10 with --one-address."),
+    ] = None,
     app_title: Annotated[
         str | None, Parameter(name="--app", help="Its title; else the first of the list.")
     ] = None,
@@ -256,9 +271,27 @@ async def loadtest(
     Without --edge everything is started here: an edge, a simulated host and its agent. With it,
     PINs are confirmed through the admin API of the edge that --config is of, and the clients are
     unpaired at the end. Exits with 0 if all sessions played and nothing was lost.
-    """
-    from moonhost.loadtest import LoadOptions, max_own_sessions, run_loadtest
 
+    With --one-address it asks whether an edge keeps clients apart that hosts cannot: every second
+    one asks for 15 Mbit/s or more, from where on RTSP names its session, the others for less; two
+    hosts are started (which send MBPS to each client); all have launched once before the first of
+    them plays. It tells how many had only their own picture, sound and control, and exits with 0 if
+    all played and none was mixed up.
+    """
+    from moonhost.load_arena import max_own_sessions
+    from moonhost.load_options import (
+        LoadOptions,
+        crowd_mbps,
+        crowd_mode,
+        default_mbps,
+        default_mode,
+    )
+    from moonhost.loadtest import run_loadtest
+
+    if mbps is None:
+        mbps = crowd_mbps if one_address else default_mbps
+    if mode is None:
+        mode = crowd_mode if one_address else default_mode
     most = max_own_sessions if edge is None else max_load_sessions
     if not 1 <= sessions <= most:
         raise CommandFailed(f"--sessions is from 1 to {most}.")
@@ -277,6 +310,7 @@ async def loadtest(
         app=app_title,
         edge=None if edge is None else _host_and_port(edge),
         config=None if edge is None else proxy_settings(config),
+        one_address=one_address,
     )
     if not await run_loadtest(options):
         sys.exit(1)

@@ -37,9 +37,10 @@ PICTURE_TIMEOUT_S: Final = 10.0
 """How long the first whole frame may take, and how long video may pause."""
 PACKET_SIZE: Final = 1024
 """What Moonlight asks for where the host is not in its own network."""
+AUDIO_PACKET_MS: Final = 5
 LEAVE_TIMEOUT_S: Final = 10.0
 MIN_FEC_PACKETS: Final = 2
-_COMMON_NAME: Final = "NVIDIA GameStream Client"
+COMMON_NAME: Final = "NVIDIA GameStream Client"
 _MODE: Final = re.compile(r"([1-9][0-9]{2,3})x([1-9][0-9]{2,3})x([1-9][0-9]{0,2})")
 
 
@@ -51,7 +52,7 @@ class StreamWish:
     mode: str
     bitrate_kbps: int
     packet_size: int = PACKET_SIZE
-    audio_packet_ms: int = 5
+    audio_packet_ms: int = AUDIO_PACKET_MS
 
     def launch(self) -> LaunchWish:
         """What /launch and /resume say of it, under a new key."""
@@ -102,7 +103,7 @@ class LightClient:
     async def new(cls, target: Target) -> LightClient:
         """Make a client that nobody knows yet. Its key takes some 100 ms, in a thread."""
         identity = await trio.to_thread.run_sync(
-            lambda: Identity.generate(_COMMON_NAME, now=datetime.now(UTC))
+            lambda: Identity.generate(COMMON_NAME, now=datetime.now(UTC))
         )
         return cls(target, identity)
 
