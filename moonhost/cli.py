@@ -37,6 +37,7 @@ from settings import ConfigError
 default_agent_config: Final = Path("/etc/moonhost/agent.toml")
 collector_thresholds: Final = (50_000, 20, 100)
 max_bitrate_kbps: Final = 150_000
+max_slowdown: Final = 100
 max_load_sessions: Final = 300
 max_load_seconds: Final = 3_600
 _edge: Final = re.compile(
@@ -166,6 +167,7 @@ async def simulate_host(
     max_mbps: Annotated[
         float | None, Parameter(help="Mbit/s it sends to a client at most; else what is asked for")
     ] = None,
+    slowdown: Annotated[float, Parameter(help="times that frames and sound are slower")] = 1.0,
     max_sessions: int = 4,
     log_level: str = "info",
 ) -> None:
@@ -189,6 +191,8 @@ async def simulate_host(
         raise CommandFailed(f"--picture is one of {', '.join(pictures)}.")
     if max_mbps is not None and not 0.1 <= max_mbps <= max_bitrate_kbps / 1000:
         raise CommandFailed(f"--max-mbps is from 0.1 to {max_bitrate_kbps // 1000}.")
+    if not 1 <= slowdown <= max_slowdown:
+        raise CommandFailed(f"--slowdown is from 1 to {max_slowdown}.")
     if log_level not in logs.levels:
         raise CommandFailed(f"--log-level is one of {', '.join(logs.levels)}.")
     logs.configure(log_level)
@@ -206,6 +210,7 @@ async def simulate_host(
         state_dir=state_folder,
         traps=worlds[behave_like](),
         picture=pictures[picture],
+        slowdown=slowdown,
         max_bitrate_kbps=None if max_mbps is None else round(max_mbps * 1000),
         max_sessions=max_sessions,
     )
@@ -259,7 +264,7 @@ async def loadtest(
     edge: Annotated[str | None, Parameter(help="HOST or HOST:HTTP_PORT of a running edge.")] = None,
     mode: Annotated[
         str | None,
-        Parameter(help="WIDTHxHEIGHTxFPS: 1280x720x60, or 640x360x10 with --one-address."),
+        Parameter(help="WIDTHxHEIGHTxFPS: 1280x720x60, or 640x360x30 with --one-address."),
     ] = None,
     app_title: Annotated[
         str | None, Parameter(name="--app", help="Its title; else the first of the list.")
@@ -273,10 +278,10 @@ async def loadtest(
     unpaired at the end. Exits with 0 if all sessions played and nothing was lost.
 
     With --one-address it asks whether an edge keeps clients apart that hosts cannot: every second
-    one asks for 15 Mbit/s or more, from where on RTSP names its session, the others for less; two
-    hosts are started (which send MBPS to each client); all have launched once before the first of
-    them plays. It tells how many had only their own picture, sound and control, and exits with 0 if
-    all played and none was mixed up.
+    one asks for 15 Mbit/s or more, from where on RTSP names its session, the others for less, and
+    all have launched once before the first of them plays. It tells how many had only their own
+    picture, sound and control, and exits with 0 if all played and none was mixed up. Two hosts are
+    started then, which send each client MBPS at most, and 15 times slower than it asks.
     """
     from moonhost.load_arena import max_own_sessions
     from moonhost.load_options import (

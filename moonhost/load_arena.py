@@ -94,6 +94,7 @@ def own_hosts(options: LoadOptions) -> tuple[LocalHost, ...]:
             picture="noise",
             behave_like=kind,
             max_mbps=options.mbps,
+            slowdown=options.slowdown,
         )
         for number, (region, kind) in enumerate(_crowd_hosts.items())
     )

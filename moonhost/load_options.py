@@ -7,17 +7,18 @@ from typing import Final
 
 from proxy.config import ProxyConfig
 from simulator.light_client import AUDIO_PACKET_MS, StreamWish, parse_mode
+from simulator.light_control import PING_INTERVAL_S as CONTROL_PING_INTERVAL_S
 from simulator.light_rtsp import TARGET_BITRATE_KBPS
 
 default_mbps: Final = 10.0
 default_mode: Final = "1280x720x60"
 crowd_mbps: Final = 0.5
-crowd_mode: Final = "640x360x10"
-"""Sixty-four such sessions, and all that they pass through, still run on two cores."""
+crowd_mode: Final = "640x360x30"
 crowd_audio_packet_ms: Final = 10
 """What Moonlight asks for at low bitrates."""
-own_crowd_audio_packet_ms: Final = 40
-"""Simulated hosts take it; for others it is too long."""
+own_crowd_slowdown: Final = 15.0
+"""Of hosts of the test's own: 64 sessions and all that they pass through then run on two cores."""
+crowd_control_ping_interval_s: Final = 0.5
 max_unnamed_kbps: Final = 10_000
 """Clients of a crowd that RTSP shall not name ask for no more than this."""
 
@@ -48,9 +49,12 @@ class LoadOptions:
     @property
     def audio_packet_ms(self) -> int:
         """How much sound is in a packet."""
-        if not self.one_address:
-            return AUDIO_PACKET_MS
-        return crowd_audio_packet_ms if self.edge else own_crowd_audio_packet_ms
+        return crowd_audio_packet_ms if self.one_address else AUDIO_PACKET_MS
+
+    @property
+    def slowdown(self) -> float:
+        """How many times slower than asked for the hosts of the test's own are."""
+        return own_crowd_slowdown if self.one_address and self.edge is None else 1.0
 
     def asked_kbps(self, number: int) -> int:
         """Return what client `number` asks for.
@@ -72,4 +76,7 @@ class LoadOptions:
             mode=self.mode,
             bitrate_kbps=self.asked_kbps(number),
             audio_packet_ms=self.audio_packet_ms,
+            control_ping_interval_s=crowd_control_ping_interval_s
+            if self.one_address
+            else CONTROL_PING_INTERVAL_S,
         )

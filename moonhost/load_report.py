@@ -94,13 +94,15 @@ class LoadReport:
             launch_p99_ms=percentile(launches, 99),
             first_frame_p50_ms=percentile(pictures, 50),
             first_frame_p99_ms=percentile(pictures, 99),
-            frames_expected=round(options.fps * options.seconds) * len(figures),
+            frames_expected=round(options.fps * options.seconds / options.slowdown) * len(figures),
             frames_whole=sum(session.frames_whole for session in figures),
             frames_lost=sum(session.frames_lost for session in figures),
             video_datagrams=sum(session.video_datagrams for session in figures),
             video_datagrams_lost=sum(session.video_datagrams_lost for session in figures),
             video_packets_recovered=sum(session.packets_recovered for session in figures),
-            audio_packets_expected=round(1000 / options.audio_packet_ms * options.seconds)
+            audio_packets_expected=round(
+                1000 / options.audio_packet_ms * options.seconds / options.slowdown
+            )
             * len(figures),
             audio_packets=sum(session.audio_packets for session in figures),
             audio_packets_lost=sum(session.audio_packets_lost for session in figures),

@@ -41,7 +41,7 @@ unpair_timeout_s: Final = 30.0
 async def run_loadtest(options: LoadOptions) -> bool:
     """Run a load test until it is through, or until SIGINT or SIGTERM; tell what it found.
 
-    Returns whether all sessions played and nothing was lost.
+    Returns whether all is as it should be: see `LoadReport.passed`.
 
     Raises:
         CommandFailed: there is no edge to be tested, or the test was interrupted.

@@ -52,6 +52,7 @@ class LocalHost:
     behave_like: str = "wolf-2026"
     max_mbps: float | None = None
     """What it sends to a client at most; None: what the client asks for."""
+    slowdown: float = 1.0
 
     @property
     def process(self) -> str:
@@ -139,6 +140,7 @@ class LocalDeployment:
             *("simulate-host", "--name", region, "--region", region, "--address", host.address),
             *("--api-socket", str(socket_path), "--max-sessions", str(host.max_sessions)),
             *("--picture", host.picture, "--behave-like", host.behave_like),
+            *("--slowdown", str(host.slowdown)),
             *(() if host.max_mbps is None else ("--max-mbps", str(host.max_mbps))),
             *(part for name, port in ports.items() for part in (f"--{name}", str(port))),
         )

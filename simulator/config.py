@@ -104,6 +104,8 @@ class HostConfig:
     picture: PictureKind = "card"
     max_bitrate_kbps: int | None = None
     """More is sent to no client, whatever it asks for; None: as much as it asks for."""
+    slowdown: float = 1.0
+    """How many times slower frames and sound come than asked for: many sessions then have room."""
     max_sessions: int = 4
     max_connections: int = 256
     """TCP connections per port."""

@@ -24,6 +24,7 @@ from moonlight.flows import Flow
 from moonlight.identity import Identity
 from moonlight.launch import RtspUrl
 from moonlight.ping import build_ping
+from simulator.light_control import PING_INTERVAL_S as CONTROL_PING_INTERVAL_S
 from simulator.light_control import LightControl
 from simulator.light_errors import ClientFailed, first_failure
 from simulator.light_figures import AudioMeter, SessionFigures, VideoMeter
@@ -53,6 +54,7 @@ class StreamWish:
     bitrate_kbps: int
     packet_size: int = PACKET_SIZE
     audio_packet_ms: int = AUDIO_PACKET_MS
+    control_ping_interval_s: float = CONTROL_PING_INTERVAL_S
 
     def launch(self) -> LaunchWish:
         """What /launch and /resume say of it, under a new key."""
@@ -168,6 +170,7 @@ class Playing:
         self._target = target
         self._launch = launch
         self._settings = wish.settings()
+        self._control_ping_interval_s = wish.control_ping_interval_s
         self._asked_at = asked_at
         self._launch_ms = (trio.current_time() - asked_at) * 1000
         self._first_frame_ms = 0.0
@@ -254,6 +257,7 @@ class Playing:
             self._sockets[Flow.CONTROL],
             EnetPeer.client(connect_data=control_terms.connect_data or 0),
             ControlCipher(self._launch.rikey, "client", version=2 if second else 1),
+            ping_interval_s=self._control_ping_interval_s,
         )
         await control.connect()
         nursery.start_soon(control.run)

@@ -18,6 +18,7 @@ from simulator.ownership import Whose
 CONNECT_TIMEOUT_S: Final = 10.0
 LEAVE_TIMEOUT_S: Final = 1.0
 PING_INTERVAL_S: Final = 0.1
+"""Moonlight's, with a reliable message each time."""
 _GENERIC_CHANNEL: Final = 0
 _URGENT_CHANNEL: Final = 1
 _PING: Final = b"\4\0\0\0\0\0\0\0"
@@ -33,10 +34,18 @@ _GONE: Final = {
 class LightControl:
     """One connection: `connect`, then `run` in a task, at last `leave`."""
 
-    def __init__(self, socket: LightSocket, peer: EnetPeer, cipher: ControlCipher) -> None:
+    def __init__(
+        self,
+        socket: LightSocket,
+        peer: EnetPeer,
+        cipher: ControlCipher,
+        *,
+        ping_interval_s: float = PING_INTERVAL_S,
+    ) -> None:
         self._socket = socket
         self._peer = peer
         self._cipher = cipher
+        self._ping_interval_s = ping_interval_s
         self.round_trips = RoundTrips()
         self._own = 0
         self.foreign = 0
@@ -68,7 +77,7 @@ class LightControl:
             if trio.current_time() >= next_ping:
                 self._send(_GENERIC_CHANNEL, ControlKind.PERIODIC_PING, _PING)
                 self._flush()
-                next_ping = max(next_ping + PING_INTERVAL_S, trio.current_time())
+                next_ping = max(next_ping + self._ping_interval_s, trio.current_time())
             self._heed(await self._events(next_ping))
 
     def request_idr(self) -> None:

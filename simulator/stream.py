@@ -104,6 +104,7 @@ class Stream:
         picture: PictureKind,
         region: str,
         max_bitrate_kbps: int | None,
+        slowdown: float,
         video: Destination,
         audio: Destination,
         counters: Counters,
@@ -113,6 +114,7 @@ class Stream:
         self._picture_kind = picture
         self._region = region
         self._max_bitrate_kbps = max_bitrate_kbps
+        self._slowdown = slowdown
         self._video = video
         self._audio = audio
         self._counters = counters
@@ -144,7 +146,7 @@ class Stream:
         await self._video.known.wait()
         picture = await trio.to_thread.run_sync(self._picture)
         encode = self._encoder(picture)
-        period = 1 / self._settings.fps
+        period = self._slowdown / self._settings.fps
         started = deadline = trio.current_time()
         while True:
             skipped = int((trio.current_time() - deadline) / period)
@@ -214,12 +216,12 @@ class Stream:
         )
         cipher = AudioCipher(launch.rikey, launch.rikeyid) if settings.encrypted_audio else None
         packetiser = AudioPacketiser(cipher, packet_ms=settings.audio_packet_ms, ssrc=self._ssrc())
-        period = settings.audio_packet_ms / 1000
+        period = self._slowdown * settings.audio_packet_ms / 1000
         deadline = trio.current_time()
         position = 0
         while True:
             delay = trio.current_time() - deadline
-            if delay > _MAX_AUDIO_DELAY_S:
+            if delay > max(_MAX_AUDIO_DELAY_S, period):
                 skipped = int(delay / period)
                 self._counters.audio_skipped += skipped
                 deadline += skipped * period

@@ -17,8 +17,7 @@ SAMPLE_RATE_HZ: Final = 48_000
 STEREO_BITRATE_BPS: Final = 96_000
 SURROUND_BITRATE_BPS: Final = 256_000
 
-PACKET_MS: Final = (5, 10, 20, 40)
-"""Moonlight asks for the first two. Longer ones let many sessions share one small machine."""
+PACKET_MS: Final = (5, 10)
 _LAYOUTS: Final = {2: "stereo", 6: "5.1", 8: "7.1"}
 _TONES: Final = len(PACKET_MS) * len(_LAYOUTS)
 _NOTES_HZ: Final = (440.0, 554.37, 659.25, 880.0)
@@ -36,7 +35,7 @@ def melody(channels: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
 
 
 def check_tone(packet_ms: int, channels: int) -> None:
-    """Raise ValueError, with a sentence for a log, for a sound that cannot be made."""
+    """Raise ValueError, with a sentence for a log, for a sound that Moonlight never asks for."""
     if channels not in _LAYOUTS or packet_ms not in PACKET_MS:
         raise ValueError(f"There is no tone of {channels} channels in packets of {packet_ms} ms")
 

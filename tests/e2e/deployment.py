@@ -42,6 +42,8 @@ class HostPlan:
     apps: tuple[App, ...] = DEFAULT_APPS
     max_sessions: int = 4
     picture: PictureKind = "card"
+    max_bitrate_kbps: int | None = None
+    slowdown: float = 1.0
 
     @property
     def backend(self) -> BackendId:
@@ -123,12 +125,16 @@ class Deployment:
 
 
 @asynccontextmanager
-async def deployed(folder: Path, *plans: HostPlan, settings: str = "") -> AsyncIterator[Deployment]:
+async def deployed(
+    folder: Path, *plans: HostPlan, settings: str = "", rtsp_ports: int = 1
+) -> AsyncIterator[Deployment]:
     """Run an edge and these hosts; everything has ended when this returns.
 
     `settings` is TOML for the end of the edge's configuration.
     """
-    path = write_edge_config(folder, shift_from=_tests_start, settings=settings)
+    path = write_edge_config(
+        folder, shift_from=_tests_start, settings=settings, rtsp_ports=rtsp_ports
+    )
     config = load_toml(path, ProxyConfig, "MOONHOST_TEST", environ={})
     async with trio.open_nursery() as nursery:
         with trio.fail_after(start_timeout_s):
@@ -162,6 +168,8 @@ async def add_host(
         traps=plan.traps,
         max_sessions=plan.max_sessions,
         picture=plan.picture,
+        max_bitrate_kbps=plan.max_bitrate_kbps,
+        slowdown=plan.slowdown,
     )
     handle: HostHandle = await nursery.start(
         lambda *, task_status: run_host(host, task_status=task_status)

@@ -149,6 +149,16 @@ async def test_a_host_sends_no_more_than_it_may(start_host: StartHost) -> None:
     assert figures.video_datagrams <= 5 * (figures.frames_whole + 2)
 
 
+async def test_a_slow_host_sends_less_and_all_of_it_is_own(start_host: StartHost) -> None:
+    host = await start_host(WOLF, picture="noise", slowdown=20)
+    client = await paired(host)
+    async with client.playing(wish()) as playing:
+        await until(lambda: set(whose(playing)) == {Whose.OWN})
+        await until(lambda: playing.figures().frames_whole >= 3)  # 3 a second, of 60
+        assert playing.figures().audio_packets < 60
+    assert host.counters.frames_skipped == host.counters.audio_skipped == 0
+
+
 async def test_a_lost_frame_brings_a_new_idr_frame(
     start_host: StartHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,15 +9,15 @@ import pytest
 from simulator.tone import encode_tone, melody
 
 
-@pytest.mark.parametrize(("packet_ms", "channels"), [(5, 2), (10, 2), (40, 2), (5, 6), (5, 8)])
+@pytest.mark.parametrize(("packet_ms", "channels"), [(5, 2), (10, 2), (5, 6), (5, 8)])
 def test_packets_last_what_was_asked_and_all_have_one_size(packet_ms: int, channels: int) -> None:
     packets = encode_tone(packet_ms, channels)
     assert len(packets) == 2000 // packet_ms
     assert len({len(packet) for packet in packets}) == 1
 
 
-@pytest.mark.parametrize(("packet_ms", "channels"), [(15, 2), (5, 3)])
-def test_what_opus_and_moonlight_do_not_know_is_refused(packet_ms: int, channels: int) -> None:
+@pytest.mark.parametrize(("packet_ms", "channels"), [(20, 2), (5, 3)])
+def test_what_moonlight_never_asks_for_is_refused(packet_ms: int, channels: int) -> None:
     with pytest.raises(ValueError, match="There is no tone"):
         encode_tone(packet_ms, channels)
 
