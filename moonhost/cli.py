@@ -24,6 +24,7 @@ from moonhost.cli_options import (
     ProxyConfigPath,
     default_proxy_config,
     existing,
+    max_bitrate_kbps,
     proxy_settings,
 )
 from moonhost.errors import CommandFailed
@@ -36,7 +37,6 @@ from settings import ConfigError
 
 default_agent_config: Final = Path("/etc/moonhost/agent.toml")
 collector_thresholds: Final = (50_000, 20, 100)
-max_bitrate_kbps: Final = 150_000
 max_load_sessions: Final = 300
 max_load_seconds: Final = 3_600
 _edge: Final = re.compile(
@@ -169,6 +169,10 @@ async def simulate_host(
     picture: Annotated[
         str, Parameter(help="card, or noise: bytes that cost nothing to make, for load tests")
     ] = "card",
+    max_mbps: Annotated[
+        float | None, Parameter(help="Mbit/s it sends to a client at most; else what is asked for")
+    ] = None,
+    slowdown: Annotated[float, Parameter(help="times that frames and sound are slower")] = 1.0,
     max_sessions: int = 4,
     log_level: str = "info",
 ) -> None:
@@ -207,6 +211,8 @@ async def simulate_host(
             api_password_file=api_password_file,
             state_dir=state_folder,
             picture=picture,
+            max_mbps=max_mbps,
+            slowdown=slowdown,
             max_sessions=max_sessions,
         )
     )
@@ -249,11 +255,20 @@ async def demo(
 async def loadtest(
     *,
     sessions: Annotated[int, Parameter(help="How many clients play at once.")] = 4,
-    mbps: Annotated[float, Parameter(help="Mbit/s that each client asks for.")] = 10.0,
+    one_address: Annotated[
+        bool, Parameter(negative="", help="A crowd: all come from one address, and at once.")
+    ] = False,
+    mbps: Annotated[
+        float | None,
+        Parameter(help="Mbit/s that each client asks for: 10, or 0.5 with --one-address."),
+    ] = None,
     seconds: Annotated[float, Parameter(help="How long to measure once all play.")] = 10.0,
     as_json: AsJson = False,
     edge: Annotated[str | None, Parameter(help="HOST or HOST:HTTP_PORT of a running edge.")] = None,
-    mode: Annotated[str, Parameter(help="WIDTHxHEIGHTxFPS")] = "1280x720x60",
+    mode: Annotated[
+        str | None,
+        Parameter(help="WIDTHxHEIGHTxFPS: 1280x720x60, or 640x360x30 with --one-address."),
+    ] = None,
     app_title: Annotated[
         str | None, Parameter(name="--app", help="Its title; else the first of the list.")
     ] = None,
@@ -264,9 +279,27 @@ async def loadtest(
     Without --edge everything is started here: an edge, a simulated host and its agent. With it,
     PINs are confirmed through the admin API of the edge that --config is of, and the clients are
     unpaired at the end. Exits with 0 if all sessions played and nothing was lost.
-    """
-    from moonhost.loadtest import LoadOptions, max_own_sessions, run_loadtest
 
+    With --one-address it asks whether an edge keeps clients apart that hosts cannot: every second
+    one asks for 15 Mbit/s or more, from where on RTSP names its session, the others for less, and
+    all have launched once before the first of them plays. It tells how many had only their own
+    picture, sound and control, and exits with 0 if all played and none was mixed up. Two hosts are
+    started then, which send each client MBPS at most, and 15 times slower than it asks.
+    """
+    from moonhost.load_arena import max_own_sessions
+    from moonhost.load_options import (
+        LoadOptions,
+        crowd_mbps,
+        crowd_mode,
+        default_mbps,
+        default_mode,
+    )
+    from moonhost.loadtest import run_loadtest
+
+    if mbps is None:
+        mbps = crowd_mbps if one_address else default_mbps
+    if mode is None:
+        mode = crowd_mode if one_address else default_mode
     most = max_own_sessions if edge is None else max_load_sessions
     if not 1 <= sessions <= most:
         raise CommandFailed(f"--sessions is from 1 to {most}.")
@@ -285,6 +318,7 @@ async def loadtest(
         app=app_title,
         edge=None if edge is None else _host_and_port(edge),
         config=None if edge is None else proxy_settings(config),
+        one_address=one_address,
     )
     if not await run_loadtest(options):
         sys.exit(1)

@@ -13,6 +13,8 @@ from settings import load_toml
 
 default_proxy_config: Final = Path("/etc/moonhost/proxy.toml")
 proxy_environment: Final = "MOONHOST_PROXY"
+max_bitrate_kbps: Final = 150_000
+"""More than any Moonlight asks for."""
 
 ProxyConfigPath = Annotated[
     Path,

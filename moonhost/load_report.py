@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from moonhost.load_options import LoadOptions
 from simulator.light_figures import SessionFigures
+from simulator.ownership import Whose
 
 wanted_share: Final = 0.95
 """Of the frames and sound that sessions should have had; less is a host that did not keep up."""
-audio_packets_per_s: Final = 200
-"""Light clients ask for packets of 5 ms."""
 busy_client_cores: Final = 0.85
 """From here on the light client, which has one core, may be what is measured."""
 
@@ -23,14 +23,22 @@ class LoadReport:
     """The object that ``--json`` prints. What was not measured is None.
 
     Figures are of the sessions that played to the end, and of the time in which all played.
-    ``_cores`` are CPU seconds by seconds of that time.
+    ``_cores`` are CPU seconds by seconds of that time. Whose things were is judged from each launch
+    on: ``own_`` tells how many of those sessions saw, heard and controlled only their own,
+    ``mixed_up`` how many of all that began got anything of another, also if they failed then.
     """
 
     sessions: int
     mbps: float
     seconds: float
     mode: str
+    one_address: bool
     played: int
+    own_video: int
+    own_audio: int
+    own_control: int
+    mixed_up: int
+    refused: int
     failed: dict[str, int]
     launch_p50_ms: float | None
     launch_p99_ms: float | None
@@ -58,40 +66,50 @@ class LoadReport:
     def of(
         cls,
         figures: Sequence[SessionFigures],
+        options: LoadOptions,
         *,
-        sessions: int,
-        mbps: float,
-        seconds: float,
-        mode: str,
-        fps: int,
+        mixed_up: int,
         failed: Mapping[str, int],
         cores: Mapping[str, float | None],
     ) -> LoadReport:
         """Put the figures of the sessions that played together."""
+        ownerships = [session.ownership for session in figures]
         launches = [session.launch_ms for session in figures]
         pictures = [session.first_frame_ms for session in figures]
         round_trips = [ms for session in figures for ms in session.control_round_trips_ms]
         return cls(
-            sessions=sessions,
-            mbps=mbps,
-            seconds=seconds,
-            mode=mode,
+            sessions=options.sessions,
+            mbps=options.mbps,
+            seconds=options.seconds,
+            mode=options.mode,
+            one_address=options.one_address,
             played=len(figures),
+            own_video=sum(seen.video is Whose.OWN for seen in ownerships),
+            own_audio=sum(seen.audio is Whose.OWN for seen in ownerships),
+            own_control=sum(seen.control is Whose.OWN for seen in ownerships),
+            mixed_up=mixed_up,
+            refused=sum(n for reason, n in failed.items() if reason.endswith(_refusal)),
             failed=dict(Counter(failed).most_common()),
             launch_p50_ms=percentile(launches, 50),
             launch_p99_ms=percentile(launches, 99),
             first_frame_p50_ms=percentile(pictures, 50),
             first_frame_p99_ms=percentile(pictures, 99),
-            frames_expected=round(fps * seconds) * len(figures),
+            frames_expected=round(options.fps * options.seconds / options.slowdown) * len(figures),
             frames_whole=sum(session.frames_whole for session in figures),
             frames_lost=sum(session.frames_lost for session in figures),
             video_datagrams=sum(session.video_datagrams for session in figures),
             video_datagrams_lost=sum(session.video_datagrams_lost for session in figures),
             video_packets_recovered=sum(session.packets_recovered for session in figures),
-            audio_packets_expected=round(audio_packets_per_s * seconds) * len(figures),
+            audio_packets_expected=round(
+                1000 / options.audio_packet_ms * options.seconds / options.slowdown
+            )
+            * len(figures),
             audio_packets=sum(session.audio_packets for session in figures),
             audio_packets_lost=sum(session.audio_packets_lost for session in figures),
-            foreign=sum(session.frames_foreign + session.audio_foreign for session in figures),
+            foreign=sum(
+                session.frames_foreign + session.audio_foreign + session.control_foreign
+                for session in figures
+            ),
             client_drops=sum(session.socket_drops for session in figures),
             control_p50_ms=percentile(round_trips, 50),
             control_p99_ms=percentile(round_trips, 99),
@@ -100,7 +118,10 @@ class LoadReport:
 
     @property
     def passed(self) -> bool:
-        """Whether all sessions played and nothing was lost."""
+        """Whether all sessions played, none was mixed up, and nothing was lost.
+
+        A crowd may lose something: it asks who gets what, not how much a machine carries.
+        """
         return not self.objections()
 
     def objections(self) -> list[str]:
@@ -109,6 +130,39 @@ class LoadReport:
         if self.failed or self.played < self.sessions:
             reasons = ", ".join(f"{count} x {reason}" for reason, count in self.failed.items())
             found.append(f"{self.sessions - self.played} sessions did not play ({reasons}).")
+        found += self._strangers()
+        return found if self.one_address else found + self._losses()
+
+    def _strangers(self) -> list[str]:
+        """Say whose was not what it should have been."""
+        found = []
+        if self.mixed_up or self.foreign:
+            found.append(
+                f"{self.mixed_up} sessions were mixed up; of what those that played got, "
+                f"{self.foreign} frames or packets were another session's."
+            )
+        if self.one_address and self._hosts_name_sessions:
+            found += [
+                f"Only {own} of {self.played} sessions surely had their own {what}."
+                for own, what in self._owned()
+                if own < self.played
+            ]
+        return found
+
+    @property
+    def _hosts_name_sessions(self) -> bool:
+        return self.own_video > 0 or self.mixed_up > 0
+
+    def _owned(self) -> tuple[tuple[int, str], ...]:
+        return (
+            (self.own_video, "picture"),
+            (self.own_audio, "sound"),
+            (self.own_control, "control"),
+        )
+
+    def _losses(self) -> list[str]:
+        """Say what did not come."""
+        found = []
         lost = {
             "frames": self.frames_lost,
             "video datagrams": self.video_datagrams_lost,
@@ -117,8 +171,6 @@ class LoadReport:
         if any(lost.values()):
             what = ", ".join(f"{count} {name}" for name, count in lost.items() if count)
             found.append(f"Lost: {what}.")
-        if self.foreign:
-            found.append(f"{self.foreign} frames or packets were another session's.")
         for came, expected, what in (
             (self.frames_whole, self.frames_expected, "frames"),
             (self.audio_packets, self.audio_packets_expected, "audio packets"),
@@ -131,8 +183,12 @@ class LoadReport:
         return found
 
     def warnings(self) -> list[str]:
-        """Say in sentences why the figures may be this client's, and not the edge's."""
-        found = []
+        """Say in sentences what is no failure, but good to know where the figures are read."""
+        found = self._losses() if self.one_address else []
+        if self.one_address and self.played and not self._hosts_name_sessions:
+            found.append(
+                "The hosts do not tell whose a picture is: simulated hosts with --picture noise do."
+            )
         if self.client_drops:
             found.append(
                 f"{self.client_drops} datagrams reached this client, which was too slow for them."
@@ -148,12 +204,17 @@ class LoadReport:
         """Return what is printed as JSON."""
         return asdict(self)
 
+    def _from_where(self) -> str:
+        return " from one address" if self.one_address else ""
+
     def table(self) -> str:
         """Return the figures for a person to read."""
         video_lost, audio_lost = self.video_datagrams_lost, self.audio_packets_lost
         rows = [
             ("sessions", f"{self.played} of {self.sessions} played, {self.mode}"),
-            ("load", f"{self.mbps:g} Mbit/s each, for {self.seconds:g} s"),
+            ("load", f"{self.mbps:g} Mbit/s each{self._from_where()}, for {self.seconds:g} s"),
+            ("own", ", ".join(f"{own} with {what}" for own, what in self._owned())),
+            ("not own", f"{self.mixed_up} mixed up, {self.refused} refused"),
             ("launch", _spread(self.launch_p50_ms, self.launch_p99_ms)),
             ("first frame", _spread(self.first_frame_p50_ms, self.first_frame_p99_ms)),
             (
@@ -171,6 +232,8 @@ class LoadReport:
         return "\n".join(f"{name:<14}{value}" for name, value in rows)
 
 
+_refusal: Final = "refused"
+"""How the reasons end for which the edge turned a client away."""
 _measured: Final = ("edge", "agent", "host", "client")
 
 

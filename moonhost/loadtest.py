@@ -1,87 +1,47 @@
 """The load test: whole sessions by light clients against an edge, for sizing machines.
 
 Clients come a few at a time. When all play, counting begins; after the agreed time all leave at
-once. Without a running edge to go to, an edge, a host and its agent are started for it.
+once. In a crowd, all have launched once and gone no further before the first of them plays: hosts
+then know everybody, and what follows overlaps as it does where many sit behind one address.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from http import HTTPStatus
-from pathlib import Path
 from typing import Final
 
 import trio
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from moonhost.admin_client import AdminClient, AdminError
 from moonhost.cpu import CpuWatch
 from moonhost.errors import CommandFailed
+from moonhost.load_arena import Arena, arena_of
+from moonhost.load_options import LoadOptions
 from moonhost.load_report import LoadReport
-from moonhost.local_deployment import LocalDeployment, LocalHost
-from moonhost.processes import Processes, cancel_on_signal
+from moonhost.processes import cancel_on_signal
 from moonlight.applist import App
-from moonlight.identity import ClientId
-from proxy.config import ProxyConfig
-from simulator.light_client import LightClient, Playing, StreamWish, parse_mode
+from moonlight.identity import ClientId, Identity
+from simulator.light_client import COMMON_NAME, LightClient, Playing, StreamWish
 from simulator.light_errors import ClientFailed
 from simulator.light_figures import SessionFigures
-from simulator.light_http import Target
 
-max_own_sessions: Final = 128
-"""With an edge of its own: one host, one agent, and what one process may have open."""
 starters: Final = 4
+crowd_starters: Final = 16
+"""Launches of a crowd that are under way at a time, from the request to the first picture."""
 poll_s: Final = 0.05
 unpair_timeout_s: Final = 30.0
-
-_host: Final = "load"
-_loopback: Final = "127."
-
-
-@dataclass(frozen=True, slots=True)
-class LoadOptions:
-    """What the command line says."""
-
-    sessions: int
-    mbps: float
-    seconds: float
-    as_json: bool
-    mode: str
-    app: str | None
-    edge: tuple[str, int] | None
-    """Name or address and HTTP port of a running edge; None: start one."""
-    config: ProxyConfig | None
-    """Of the running edge."""
-
-
-@dataclass(frozen=True, slots=True)
-class Arena:
-    """An edge to be put under load."""
-
-    address: str
-    http_port: int
-    config: ProxyConfig
-    pids: dict[str, int] = field(default_factory=dict)
-    """Processes on this machine that are part of it."""
-    outlives_us: bool = False
-
-    def target(self, number: int) -> Target:
-        """Return where client `number` goes, on loopback from an address of its own."""
-        source = None
-        if self.address.startswith(_loopback):
-            source = f"127.64.{number // 250}.{number % 250 + 1}"
-        return Target(self.address, self.http_port, source)
 
 
 async def run_loadtest(options: LoadOptions) -> bool:
     """Run a load test until it is through, or until SIGINT or SIGTERM; tell what it found.
 
-    Returns whether all sessions played and nothing was lost.
+    Returns whether all is as it should be: see `LoadReport.passed`.
 
     Raises:
         CommandFailed: there is no edge to be tested, or the test was interrupted.
@@ -90,7 +50,7 @@ async def run_loadtest(options: LoadOptions) -> bool:
     report: LoadReport | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(cancel_on_signal, nursery.cancel_scope)
-        async with _arena(options) as arena, AdminClient.of(arena.config) as admin:
+        async with arena_of(options, say) as arena, AdminClient.of(arena.config) as admin:
             report = await LoadTest(options, arena, admin).run()
         nursery.cancel_scope.cancel()
     if report is None:
@@ -108,46 +68,6 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-@asynccontextmanager
-async def _arena(options: LoadOptions) -> AsyncIterator[Arena]:
-    if options.edge is not None and options.config is not None:
-        yield await _running_edge(*options.edge, options.config)
-        return
-    with tempfile.TemporaryDirectory(prefix="moonhost-loadtest-") as folder:
-        async with trio.open_nursery() as nursery:
-            deployment = LocalDeployment(Path(folder), Processes(Path(folder), nursery), say)
-            await deployment.require("av", "simulator")
-            config = await deployment.start_edge()
-            host = LocalHost(
-                region=_host,
-                address="127.0.0.11",
-                max_sessions=options.sessions,
-                picture="noise",
-            )
-            await deployment.start_host(config, host)
-            await deployment.wait_for_backends(config)
-            yield Arena(
-                config.listen.addresses[0], config.listen.http_port, config, deployment.pids
-            )
-            nursery.cancel_scope.cancel()
-
-
-async def _running_edge(name: str, http_port: int, config: ProxyConfig) -> Arena:
-    try:
-        async with AdminClient.of(config) as admin:
-            await admin.get("/api/v1/pairings")
-    except AdminError as error:
-        raise CommandFailed(
-            f"The load test confirms its clients' PINs through the edge's admin API, "
-            f"which cannot be used: {error}"
-        ) from error
-    try:
-        found = await trio.socket.getaddrinfo(name, http_port, type=trio.socket.SOCK_STREAM)
-    except OSError as error:
-        raise CommandFailed(f"--edge: {name} cannot be found ({error.strerror}).") from error
-    return Arena(str(found[0][4][0]), http_port, config, outlives_us=True)
-
-
 class LoadTest:
     """One run against one edge."""
 
@@ -155,10 +75,12 @@ class LoadTest:
         self._options = options
         self._arena = arena
         self._admin = admin
-        self._fps = parse_mode(options.mode)[2]
         self._starters = trio.CapacityLimiter(starters)
+        self._crowd_starters = trio.CapacityLimiter(crowd_starters)
+        self._arrived = 0
+        self._crowd_is_here = trio.Event()
         self._pairing = trio.Lock()
-        self._introduced: list[ClientId] = []
+        self._clients: list[LightClient] = []
         self._playing: dict[int, Playing] = {}
         self._figures: list[SessionFigures] = []
         self._cores: dict[str, float | None] = {}
@@ -170,9 +92,10 @@ class LoadTest:
     async def run(self) -> LoadReport:
         """Play all sessions, and report."""
         try:
+            key = (await trio.to_thread.run_sync(_new_identity)).key
             async with trio.open_nursery() as nursery:
                 for number in range(self._options.sessions):
-                    nursery.start_soon(self._session, number)
+                    nursery.start_soon(self._session, number, key)
                 await self._all_settled.wait()
                 if self._playing:
                     await self._measure()
@@ -182,13 +105,13 @@ class LoadTest:
                 await self._unpair()
         return self._report()
 
-    async def _session(self, number: int) -> None:
+    async def _session(self, number: int, key: RSAPrivateKey) -> None:
         settled = False
         try:
             async with AsyncExitStack() as stack:
-                async with self._starters:
-                    client = await self._new_client(number)
-                    wish = await self._wish(client)
+                client, wish = await self._arrive(number, key)
+                limiter = self._crowd_starters if self._options.one_address else self._starters
+                async with limiter:
                     playing = await stack.enter_async_context(client.playing(wish))
                 self._playing[number] = playing
                 settled = True
@@ -200,10 +123,25 @@ class LoadTest:
             if not settled:
                 self._settle()
 
-    async def _new_client(self, number: int) -> LightClient:
-        target = self._arena.target(number)
-        client = await LightClient.new(target)
-        self._introduced.append(client.identity.certificate.id)
+    async def _arrive(self, number: int, key: RSAPrivateKey) -> tuple[LightClient, StreamWish]:
+        """Come so far that nothing is left but to play; in a crowd wait until all have."""
+        try:
+            async with self._starters:
+                client = await self._new_client(number, key)
+                wish = self._options.wish(number, self._choose(await client.apps()).id)
+                if self._options.one_address:
+                    await client.abandon(wish)
+        finally:
+            self._arrived += 1
+            if self._arrived == self._options.sessions or not self._options.one_address:
+                self._crowd_is_here.set()
+        await self._crowd_is_here.wait()
+        return client, wish
+
+    async def _new_client(self, number: int, key: RSAPrivateKey) -> LightClient:
+        target = self._arena.target(number, one_address=self._options.one_address)
+        client = LightClient(target, _new_identity(key))
+        self._clients.append(client)
         # One after the other: nothing but its time tells whose attempt it is.
         async with self._pairing:
             before = {attempt["id"] for attempt in await self._attempts()}
@@ -240,11 +178,6 @@ class LoadTest:
             raise ClientFailed("admin_unreachable", str(error)) from error
         return attempts
 
-    async def _wish(self, client: LightClient) -> StreamWish:
-        app = self._choose(await client.apps())
-        options = self._options
-        return StreamWish(app_id=app.id, mode=options.mode, bitrate_kbps=round(options.mbps * 1000))
-
     def _choose(self, apps: tuple[App, ...]) -> App:
         for app in apps:
             if self._options.app in (None, app.title):
@@ -275,22 +208,24 @@ class LoadTest:
         self._figures = [playing.figures() for playing in self._playing.values()]
 
     def _report(self) -> LoadReport:
-        options = self._options
         return LoadReport.of(
             self._figures,
-            sessions=options.sessions,
-            mbps=options.mbps,
-            seconds=options.seconds,
-            mode=options.mode,
-            fps=self._fps,
+            self._options,
+            mixed_up=sum(
+                client.latest is not None and client.latest.figures().ownership.mixed_up
+                for client in self._clients
+            ),
             failed=self._failed,
             cores=self._cores,
         )
 
+    def _client_ids(self) -> list[ClientId]:
+        return [client.identity.certificate.id for client in self._clients]
+
     async def _unpair(self) -> None:
         """Leave nothing behind at an edge that runs on."""
         with trio.move_on_after(unpair_timeout_s, shield=True) as deadline:
-            for client in self._introduced:
+            for client in self._client_ids():
                 try:
                     await self._admin.delete(f"/api/v1/clients/{client}")
                 except AdminError as error:
@@ -298,3 +233,8 @@ class LoadTest:
                         say(f"A client stays paired with the edge: {error}")
         if deadline.cancelled_caught:
             say("Some clients stay paired with the edge; `moonhost clients` lists them.")
+
+
+def _new_identity(key: RSAPrivateKey | None = None) -> Identity:
+    """Make an identity; all clients of one test share a key, which takes long to make."""
+    return Identity.generate(COMMON_NAME, now=datetime.now(UTC), key=key)

@@ -49,6 +49,10 @@ class LocalHost:
     latitude: float = 0.0
     longitude: float = 0.0
     picture: PictureKind = "card"
+    behave_like: str = "wolf-2026"
+    max_mbps: float | None = None
+    """What it sends to a client at most; None: what the client asks for."""
+    slowdown: float = 1.0
 
     @property
     def process(self) -> str:
@@ -94,14 +98,16 @@ class LocalDeployment:
                 "or use `make demo`, which does."
             )
 
-    async def start_edge(self, listen: str = "127.0.0.1", settings: str = "") -> ProxyConfig:
+    async def start_edge(
+        self, listen: str = "127.0.0.1", settings: str = "", *, rtsp_ports: int = 1
+    ) -> ProxyConfig:
         """Start the edge and return its configuration once it answers.
 
-        `settings` is TOML for the end of its file.
+        `settings` is TOML for the end of its file; see `write_edge_config` for `rtsp_ports`.
         """
         self._say("Starting an edge ...")
         try:
-            path = write_edge_config(self._folder, listen, settings=settings)
+            path = write_edge_config(self._folder, listen, settings=settings, rtsp_ports=rtsp_ports)
         except NoRoom as error:
             raise CommandFailed(str(error)) from error
         config = load_toml(path, ProxyConfig, "MOONHOST_DEMO")
@@ -133,7 +139,9 @@ class LocalDeployment:
             host.process,
             *("simulate-host", "--name", region, "--region", region, "--address", host.address),
             *("--api-socket", str(socket_path), "--max-sessions", str(host.max_sessions)),
-            *("--picture", host.picture),
+            *("--picture", host.picture, "--behave-like", host.behave_like),
+            *("--slowdown", str(host.slowdown)),
+            *(() if host.max_mbps is None else ("--max-mbps", str(host.max_mbps))),
             *(part for name, port in ports.items() for part in (f"--{name}", str(port))),
         )
         last_audio_port = ports["audio-port"] + host.max_sessions - 1

@@ -10,25 +10,33 @@ from typing import Final
 from moonhost.ports import find_shift
 from proxy.config import ProxyConfig
 
-rtsp_ports: Final = 8
+min_rtsp_ports: Final = 8
 own_udp_ports: Final = 12
-_edge_tcp: Final = (47980, 47981, 47984, 47989, *range(48010, 48010 + rtsp_ports))
+_first_rtsp_port: Final = 48010
+_edge_tcp: Final = (47980, 47981, 47984, 47989)
 _edge_udp: Final = (47998, 47999, 48000, *range(48074, 48074 + own_udp_ports))
 
 
 def write_edge_config(
-    folder: Path, listen: str = "127.0.0.1", *, shift_from: int = 0, settings: str = ""
+    folder: Path,
+    listen: str = "127.0.0.1",
+    *,
+    shift_from: int = 0,
+    settings: str = "",
+    rtsp_ports: int = min_rtsp_ports,
 ) -> Path:
     """Write an edge's configuration on ports that are free now, and return its path.
 
     Moonlight's standard ports are taken where they are free, shifted as a block where not.
-    `settings` is TOML for the end of the file.
+    `settings` is TOML for the end of the file. There are as many RTSP ports as clients of one
+    address may need at once.
 
     Raises:
         moonhost.ports.NoRoom: there is no such block.
 
     """
-    shift = find_shift(listen, _edge_tcp, _edge_udp, start=shift_from)
+    rtsp = range(_first_rtsp_port, _first_rtsp_port + max(rtsp_ports, min_rtsp_ports))
+    shift = find_shift(listen, (*_edge_tcp, *rtsp), _edge_udp, start=shift_from)
     path = folder / "edge.toml"
     path.write_text(
         f"""\
@@ -40,7 +48,7 @@ state_dir = {json.dumps(str(folder / "edge"))}
 addresses = [{json.dumps(listen)}]
 http_port = {47989 + shift}
 https_port = {47984 + shift}
-rtsp_ports = "{48010 + shift}-{48010 + shift + rtsp_ports - 1}"
+rtsp_ports = "{rtsp[0] + shift}-{rtsp[-1] + shift}"
 video_port = {47998 + shift}
 control_port = {47999 + shift}
 audio_port = {48000 + shift}

@@ -17,6 +17,7 @@ from agent.host_kinds import (
     RTSP_OFFSET,
     VIDEO_OFFSET,
 )
+from moonhost.cli_options import max_bitrate_kbps
 from moonhost.errors import CommandFailed
 from settings import read_secret
 from simulator.config import HostConfig, Traps
@@ -29,6 +30,7 @@ worlds: Final = {
     "ideal": Traps.none,
 }
 pictures: Final[Mapping[str, PictureKind]] = {"card": "card", "noise": "noise"}
+max_slowdown: Final = 100
 _sunshine: Final = "sunshine"
 
 
@@ -47,6 +49,8 @@ class Wish:
     api_password_file: Path | None
     state_dir: Path | None
     picture: str
+    max_mbps: float | None
+    slowdown: float
     max_sessions: int
 
 
@@ -62,6 +66,10 @@ def host_config(wish: Wish) -> HostConfig:
         raise CommandFailed(f"--behave-like is one of {', '.join(worlds)}.")
     if wish.picture not in pictures:
         raise CommandFailed(f"--picture is one of {', '.join(pictures)}.")
+    if wish.max_mbps is not None and not 0.1 <= wish.max_mbps <= max_bitrate_kbps / 1000:
+        raise CommandFailed(f"--max-mbps is from 0.1 to {max_bitrate_kbps // 1000}.")
+    if not 1 <= wish.slowdown <= max_slowdown:
+        raise CommandFailed(f"--slowdown is from 1 to {max_slowdown}.")
     if not MIN_BASE_PORT <= wish.base_port <= MAX_BASE_PORT:
         raise CommandFailed(f"--base-port is from {MIN_BASE_PORT} to {MAX_BASE_PORT}.")
     ports = _ports(wish)
@@ -84,6 +92,8 @@ def host_config(wish: Wish) -> HostConfig:
         state_dir=wish.state_dir,
         traps=worlds[wish.behave_like](),
         picture=pictures[wish.picture],
+        slowdown=wish.slowdown,
+        max_bitrate_kbps=None if wish.max_mbps is None else round(wish.max_mbps * 1000),
         max_sessions=wish.max_sessions,
     )
 

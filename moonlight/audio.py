@@ -63,9 +63,13 @@ class AudioCipher:
 class AudioPacketiser:
     """Turns the Opus packets of one stream into datagrams; keeps the stream's numbers."""
 
-    def __init__(self, cipher: AudioCipher | None, *, packet_ms: int = 5) -> None:
-        """Take the cipher, or None for a client that did not ask for encrypted audio."""
+    def __init__(self, cipher: AudioCipher | None, *, packet_ms: int = 5, ssrc: int = 0) -> None:
+        """Take the cipher, or None for a client that did not ask for encrypted audio.
+
+        `ssrc` is written into every datagram. Hosts leave it at 0.
+        """
         self._cipher = cipher
+        self._ssrc = ssrc
         self._packet_ms = packet_ms
         self._sequence = 0
         self._timestamp = 0
@@ -75,7 +79,7 @@ class AudioPacketiser:
         """Give the packet's datagram, followed by the block's parity after each fourth one."""
         sequence, timestamp = self._sequence, self._timestamp
         payload = self._cipher.seal(sequence, opus) if self._cipher else opus
-        rtp = RtpHeader(_RTP_FIRST, AUDIO_PAYLOAD_TYPE, sequence, timestamp, 0)
+        rtp = RtpHeader(_RTP_FIRST, AUDIO_PAYLOAD_TYPE, sequence, timestamp, self._ssrc)
         datagrams = [rtp.pack() + payload]
         self._sequence = (sequence + 1) & 0xFFFF
         self._timestamp = (timestamp + self._packet_ms) & 0xFFFFFFFF
@@ -94,8 +98,8 @@ class AudioPacketiser:
         for index, shard in enumerate(fec.encode(self._block, fec.AUDIO_ROWS)):
             # Wolf numbers parity on from the block's last packet, and gives it no timestamp.
             sequence = (last_sequence + index) & 0xFFFF
-            rtp = RtpHeader(_RTP_FIRST, AUDIO_FEC_PAYLOAD_TYPE, sequence, 0, 0)
-            place = _FEC_HEADER.pack(index, AUDIO_PAYLOAD_TYPE, base, base_timestamp, 0)
+            rtp = RtpHeader(_RTP_FIRST, AUDIO_FEC_PAYLOAD_TYPE, sequence, 0, self._ssrc)
+            place = _FEC_HEADER.pack(index, AUDIO_PAYLOAD_TYPE, base, base_timestamp, self._ssrc)
             datagrams.append(rtp.pack() + place + shard)
         return datagrams
 

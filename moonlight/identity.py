@@ -127,12 +127,15 @@ class Identity:
     certificate: PeerCertificate
 
     @classmethod
-    def generate(cls, common_name: str, *, now: datetime) -> Identity:
+    def generate(
+        cls, common_name: str, *, now: datetime, key: rsa.RSAPrivateKey | None = None
+    ) -> Identity:
         """Make an identity as Moonlight's peers use them: self-signed RSA-2048, for 20 years.
 
-        Takes some 100 ms of CPU. `now` carries its time zone.
+        Takes some 100 ms of CPU, nearly all of it for the key: whoever plays many peers passes one
+        key for all, and they still differ by their certificates. `now` carries its time zone.
         """
-        key = rsa.generate_private_key(public_exponent=65537, key_size=key_bits)
+        key = key or rsa.generate_private_key(public_exponent=65537, key_size=key_bits)
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
         certificate = (
             x509.CertificateBuilder()

@@ -56,9 +56,17 @@ class FramePacketiser:
     """Turns the encoded frames of one stream into datagrams; keeps the stream's numbers."""
 
     def __init__(
-        self, packet_size: int, *, fec_percentage: int = 20, min_fec_packets: int = 0
+        self,
+        packet_size: int,
+        *,
+        fec_percentage: int = 20,
+        min_fec_packets: int = 0,
+        ssrc: int = 0,
     ) -> None:
-        """Take what ANNOUNCE agreed on: packet size, and the least parity packets of a block."""
+        """Take what ANNOUNCE agreed on: packet size, and the least parity packets of a block.
+
+        `ssrc` is written into every datagram. Hosts leave it at 0, and clients do not look at it.
+        """
         if packet_size <= NV_HEADER.size + FRAME_HEADER_BYTES:
             raise ValueError(f"packet size {packet_size} leaves no room for a frame")
         if not 0 <= fec_percentage <= _MAX_PERCENTAGE:
@@ -66,6 +74,7 @@ class FramePacketiser:
         self._payload_bytes = packet_size - NV_HEADER.size
         self._fec_percentage = fec_percentage
         self._min_fec_packets = min_fec_packets
+        self._ssrc = ssrc
         self._sequence = 0
         self._packet_index = 0
 
@@ -162,7 +171,7 @@ class FramePacketiser:
         numbers += fec.parity(numbers, len(block.tails) - count)
         datagrams = []
         for number, tail in zip(numbers, block.tails, strict=True):
-            rtp = _RTP_AND_RESERVED.pack(_RTP_FIRST, 0, self._sequence, timestamp, 0, 0)
+            rtp = _RTP_AND_RESERVED.pack(_RTP_FIRST, 0, self._sequence, timestamp, self._ssrc, 0)
             self._sequence = (self._sequence + 1) & 0xFFFF
             datagrams.append(rtp + number + frame_index.to_bytes(4, "little") + tail)
         self._packet_index = (self._packet_index + len(datagrams)) & 0xFFFFFF

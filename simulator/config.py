@@ -149,6 +149,10 @@ class HostConfig:
     api_password: str = field(default="", repr=False)
     traps: Traps = field(default_factory=Traps.wolf_2026)
     picture: PictureKind = "card"
+    max_bitrate_kbps: int | None = None
+    """More is sent to no client, whatever it asks for; None: as much as it asks for."""
+    slowdown: float = 1.0
+    """How many times slower frames and sound come than asked for: many sessions then have room."""
     max_sessions: int = 4
     max_connections: int = 256
     """TCP connections per port."""

@@ -31,6 +31,7 @@ _URGENT_CHANNEL: Final = 1
 _MIN_PEERS: Final = 64
 """Connections that a host has room for, or as many as it may have sessions."""
 _IDLE_S: Final = 60.0
+_WORD_INTERVAL_S: Final = 1.0
 
 _IDR_WISHES: Final = (ControlKind.REQUEST_IDR, ControlKind.INVALIDATE_REFERENCE_FRAMES)
 
@@ -47,6 +48,8 @@ class _Peer:
     address: Address
     enet: EnetPeer
     cipher: ControlCipher = field(repr=False)
+    word_at: float = float("-inf")
+    """When the client was last told whose control stream it has."""
 
 
 class ControlServer:
@@ -170,6 +173,7 @@ class ControlServer:
             match event:
                 case Connected():
                     self._counters.control_connects += 1
+                    self._give_word(peer)
                 case Received(data=data):
                     self._hear(peer, data)
                 case Disconnected(reason=reason):
@@ -180,6 +184,7 @@ class ControlServer:
                         self._on_left(peer.session)
 
     def _hear(self, peer: _Peer, data: bytes) -> None:
+        self._give_word(peer)
         try:
             kind, _ = peer.cipher.open(data)
         except ProtocolError:
@@ -187,6 +192,20 @@ class ControlServer:
             return
         if kind in _IDR_WISHES:
             self._on_idr(peer.session)
+
+    def _give_word(self, peer: _Peer) -> None:
+        """Show a client of a load test, now and then, whose control stream it has.
+
+        Only what is sealed does: whoever it is that sends here, this is the session's own key.
+        """
+        now = trio.current_time()
+        if self._config.picture != "noise" or now < peer.word_at + _WORD_INTERVAL_S:
+            return
+        peer.word_at = now
+        try:
+            peer.enet.send(0, peer.cipher.seal(ControlKind.PERIODIC_PING))
+        except ProtocolError:
+            return  # it is closing, or does not acknowledge: ENet sees to that
 
     def _let_time_pass(self) -> None:
         """See to all connections: repeat what was lost, forget those that are over."""

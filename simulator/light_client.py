@@ -26,21 +26,24 @@ from moonlight.launch import RtspUrl
 from moonlight.ping import build_ping
 from moonlight.rtsp_encryption import EncryptedRtsp
 from moonlight.video_encryption import VideoOpener
+from simulator.light_control import PING_INTERVAL_S as CONTROL_PING_INTERVAL_S
 from simulator.light_control import LightControl
 from simulator.light_errors import ClientFailed, first_failure
 from simulator.light_figures import AudioMeter, SessionFigures, VideoMeter
 from simulator.light_http import ConfirmPin, LaunchWish, LightHttp, Target
 from simulator.light_rtsp import FlowTerms, Handshake, shake_hands
 from simulator.light_udp import LightSocket
+from simulator.ownership import Ownership, Whose
 
 PING_INTERVAL_S: Final = 0.5
 PICTURE_TIMEOUT_S: Final = 10.0
 """How long the first whole frame may take, and how long video may pause."""
 PACKET_SIZE: Final = 1024
 """What Moonlight asks for where the host is not in its own network."""
+AUDIO_PACKET_MS: Final = 5
 LEAVE_TIMEOUT_S: Final = 10.0
 MIN_FEC_PACKETS: Final = 2
-_COMMON_NAME: Final = "NVIDIA GameStream Client"
+COMMON_NAME: Final = "NVIDIA GameStream Client"
 _MODE: Final = re.compile(r"([1-9][0-9]{2,3})x([1-9][0-9]{2,3})x([1-9][0-9]{0,2})")
 
 
@@ -56,6 +59,18 @@ class StreamWish:
     """Where it is offered. Clients of before 2024 never do."""
     corever: int = 1
     """0 offers the host no encrypted RTSP."""
+    audio_packet_ms: int = AUDIO_PACKET_MS
+    control_ping_interval_s: float = CONTROL_PING_INTERVAL_S
+
+    def launch(self) -> LaunchWish:
+        """What /launch and /resume say of it, under a new key."""
+        return LaunchWish(
+            self.app_id,
+            self.mode,
+            secrets.token_bytes(16),
+            secrets.randbits(32) - 2**31,
+            self.corever,
+        )
 
     def __post_init__(self) -> None:
         parse_mode(self.mode)
@@ -70,6 +85,7 @@ class StreamWish:
             packet_size=self.packet_size,
             bitrate_kbps=self.bitrate_kbps,
             min_fec_packets=MIN_FEC_PACKETS,
+            audio_packet_ms=self.audio_packet_ms,
             encrypted_audio=True,
         )
 
@@ -92,12 +108,14 @@ class LightClient:
         self.identity = identity
         self._target = target
         self._http = LightHttp(target, identity)
+        self.latest: Playing | None = None
+        """The session that began last: what it saw is told also if it failed before it played."""
 
     @classmethod
     async def new(cls, target: Target) -> LightClient:
         """Make a client that nobody knows yet. Its key takes some 100 ms, in a thread."""
         identity = await trio.to_thread.run_sync(
-            lambda: Identity.generate(_COMMON_NAME, now=datetime.now(UTC))
+            lambda: Identity.generate(COMMON_NAME, now=datetime.now(UTC))
         )
         return cls(target, identity)
 
@@ -112,30 +130,36 @@ class LightClient:
             raise ClientFailed("not_paired", "The host does not know this client.")
         return await self._http.apps()
 
+    async def abandon(self, wish: StreamWish) -> None:
+        """Launch and go no further, as a player who thinks better of it: the app runs on."""
+        await self._http.launch(wish.launch())
+
+    async def cancel(self) -> None:
+        """End the app that runs."""
+        await self._http.cancel()
+
     @asynccontextmanager
-    async def playing(self, wish: StreamWish) -> AsyncIterator[Playing]:
+    async def playing(
+        self, wish: StreamWish, *, resume: bool = False, quit_app: bool = True
+    ) -> AsyncIterator[Playing]:
         """Launch, and play for a block, from the first whole frame on; then leave and cancel.
 
-        Leaving and cancelling happen whatever ends the block, within `LEAVE_TIMEOUT_S`.
+        Leaving and cancelling happen whatever ends the block, within `LEAVE_TIMEOUT_S`. With
+        `resume` the app runs already; without `quit_app` it runs on when the block ends well.
         """
-        launch = LaunchWish(
-            wish.app_id,
-            wish.mode,
-            secrets.token_bytes(16),
-            secrets.randbits(32) - 2**31,
-            wish.corever,
-        )
+        launch = wish.launch()
         ended_well = False
         try:
             with first_failure():
                 asked_at = trio.current_time()
-                url = await self._http.launch(launch)
-                playing = Playing(self._target, wish, launch, asked_at)
+                url = await self._http.launch(launch, resume=resume)
+                playing = self.latest = Playing(self._target, wish, launch, asked_at)
                 async with playing.streaming(url, self._http.ports):
                     yield playing
             ended_well = True
         finally:
-            await self._cancel(must=ended_well)
+            if quit_app or not ended_well:
+                await self._cancel(must=ended_well)
 
     async def _cancel(self, *, must: bool) -> None:
         """End the app, also when cancelled; `must` tells whether its failure is worth telling."""
@@ -157,6 +181,7 @@ class Playing:
         self._launch = launch
         self._settings = wish.settings()
         self._encrypts_video = wish.encrypts_video
+        self._control_ping_interval_s = wish.control_ping_interval_s
         self._asked_at = asked_at
         self._launch_ms = (trio.current_time() - asked_at) * 1000
         self._first_frame_ms = 0.0
@@ -192,13 +217,15 @@ class Playing:
         """What was measured since the start, or since `begin`."""
         self._take()
         video, audio = self._video, self._audio
-        round_trips = () if self._control is None else tuple(self._control.round_trips.samples_ms)
+        control = self._control
+        round_trips = () if control is None else tuple(control.round_trips.samples_ms)
         return SessionFigures(
             launch_ms=self._launch_ms,
             first_frame_ms=self._first_frame_ms,
             frames_whole=video.whole,
             frames_lost=video.lost,
             frames_foreign=video.foreign,
+            video_foreign=video.foreign_datagrams,
             packets_recovered=video.recovered,
             video_datagrams=video.loss.received,
             video_datagrams_lost=video.loss.lost,
@@ -207,8 +234,12 @@ class Playing:
             audio_packets=audio.loss.received,
             audio_packets_lost=audio.loss.lost,
             audio_foreign=audio.foreign,
+            control_foreign=0 if control is None else control.foreign,
             socket_drops=self._drops() - self._drops_before,
             control_round_trips_ms=round_trips,
+            ownership=Ownership(
+                video.whose, audio.whose, Whose.NOTHING if control is None else control.whose
+            ),
         )
 
     @asynccontextmanager
@@ -257,6 +288,7 @@ class Playing:
             self._sockets[Flow.CONTROL],
             EnetPeer.client(connect_data=control_terms.connect_data or 0),
             ControlCipher(self._launch.rikey, "client", version=2 if second else 1),
+            ping_interval_s=self._control_ping_interval_s,
         )
         await control.connect()
         nursery.start_soon(control.run)

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from moonlight import enet
-from moonlight.audio import AudioCipher, AudioReceiver
+from moonlight.audio import AudioCipher
 from moonlight.enet import Acknowledge
-from moonlight.errors import ProtocolError
+from moonlight.errors import Malformed, ProtocolError
 from moonlight.rtp import AUDIO_PAYLOAD_TYPE, RTP_HEADER_BYTES, FrameKind
 from moonlight.video import AssembledFrame, FrameAssembler
 from moonlight.video_encryption import VideoOpener
 from simulator.noise import noise_stamp
+from simulator.ownership import Ownership, StampedDatagrams, Whose, stamp_of
 
 MAX_USELESS_FRAMES: Final = 120
 """So many frames are waited for an IDR frame before it is asked for again."""
@@ -27,7 +28,7 @@ class SessionFigures:
     """One session, from `Playing.begin` to the moment these figures were taken.
 
     The first two are of its start, and counted in milliseconds from the launch request: to the
-    launch's answer, and to the first whole frame.
+    launch's answer, and to the first whole frame. What is foreign counts from the launch on.
     """
 
     launch_ms: float
@@ -37,6 +38,8 @@ class SessionFigures:
     """Frames between whole ones that never became whole."""
     frames_foreign: int
     """Noise frames of another session: never, unless somebody mixes sessions up."""
+    video_foreign: int
+    """Video datagrams of another session."""
     packets_recovered: int
     """Data packets that did not come, and that parity gave back."""
     video_datagrams: int
@@ -48,10 +51,14 @@ class SessionFigures:
     audio_packets: int
     audio_packets_lost: int
     audio_foreign: int
-    """Audio packets that do not decrypt under this session's key."""
+    """Audio packets that do not decrypt under this session's key, or are another session's."""
+    control_foreign: int
+    """Control messages that another session's key has sealed."""
     socket_drops: int
     """Datagrams that reached this client, and that it was too slow to take."""
     control_round_trips_ms: tuple[float, ...] = field(repr=False)
+    ownership: Ownership
+    """Whose all was that came since the launch."""
 
 
 class SequenceLoss:
@@ -95,7 +102,8 @@ class VideoMeter:
     """
 
     def __init__(self, stamp: int) -> None:
-        self._stamp = stamp & 0xFFFFFFFF
+        self._stamp = stamp_of(stamp)
+        self._datagrams = StampedDatagrams(self._stamp)
         self._assembler = FrameAssembler()
         self._lost_before = 0
         self._useless_frames: int | None = 0
@@ -103,8 +111,12 @@ class VideoMeter:
         self.loss = SequenceLoss()
         self.whole = 0
         self.foreign = 0
+        """Frames of another session. Like all that is foreign, they are not forgiven by `begin`."""
+        self._own = 0
+        self._unnamed = 0
         self.recovered = 0
         self.undecryptable = 0
+        """Where video comes encrypted: what was not under our own key."""
         self.opener: VideoOpener | None = None
         """Set where video comes encrypted: then nothing else is taken."""
         self.begun = False
@@ -115,6 +127,17 @@ class VideoMeter:
         """Frames lost since `begin`."""
         return self._assembler.lost_frames - self._lost_before
 
+    @property
+    def foreign_datagrams(self) -> int:
+        """Datagrams of another session."""
+        return self._datagrams.foreign
+
+    @property
+    def whose(self) -> Whose:
+        """Whose the picture was, down to the last datagram."""
+        foreign = self.foreign + self.foreign_datagrams + self.undecryptable
+        return Whose.judge(own=self._own, foreign=foreign, unnamed=self._unnamed)
+
     def receive(self, datagrams: Iterable[bytes]) -> bool:
         """Take datagrams; tells whether an IDR frame should be asked for now."""
         wanted = False
@@ -122,6 +145,7 @@ class VideoMeter:
             if len(datagram) < RTP_HEADER_BYTES:
                 continue
             self.loss.note(datagram[2] << 8 | datagram[3])
+            self._datagrams.note(datagram)
             lost_frames = self._assembler.lost_frames
             try:
                 frame = self._assembler.receive(datagram)
@@ -144,7 +168,13 @@ class VideoMeter:
     def _judge(self, frame: AssembledFrame, *, after_loss: bool) -> bool:
         self.whole += 1
         self.recovered += frame.recovered_packets
-        self.foreign += noise_stamp(frame.data) not in (None, self._stamp)
+        stamp = noise_stamp(frame.data)
+        if stamp == self._stamp:
+            self._own += 1
+        elif stamp is None:
+            self._unnamed += 1
+        else:
+            self.foreign += 1
         if frame.kind == FrameKind.IDR:
             self.begun, self._useless_frames = True, None
         elif self._useless_frames is not None:
@@ -159,38 +189,53 @@ class VideoMeter:
         """Count anew."""
         self.loss.begin()
         self._lost_before = self._assembler.lost_frames
-        self.whole = self.foreign = self.recovered = self.undecryptable = 0
+        self.whole = self.recovered = 0
 
 
 class AudioMeter:
     """Decrypts audio and counts it."""
 
     def __init__(self, rikey: bytes, rikeyid: int) -> None:
-        self._receiver = AudioReceiver(AudioCipher(rikey, rikeyid))
-        self._foreign_before = 0
+        self._cipher = AudioCipher(rikey, rikeyid)
+        self._datagrams = StampedDatagrams(stamp_of(rikeyid))
+        self._own = 0
+        self._undecipherable = 0
         self.loss = SequenceLoss()
 
     @property
     def foreign(self) -> int:
-        """Packets of another key since `begin`."""
-        return self._receiver.undecipherable_packets - self._foreign_before
+        """Packets of another session, parity too where it is stamped."""
+        # What does not decrypt carries another stamp, where there are stamps.
+        return max(self._undecipherable, self._datagrams.foreign)
+
+    @property
+    def whose(self) -> Whose:
+        """Whose the sound was."""
+        return Whose.judge(own=self._own, foreign=self.foreign)
 
     def receive(self, datagrams: Iterable[bytes]) -> None:
         """Take datagrams. Parity has numbers of its own, so only data packets are counted."""
         for datagram in datagrams:
             if len(datagram) < RTP_HEADER_BYTES:
                 continue
+            self._datagrams.note(datagram)
             if datagram[1] & 0x7F == AUDIO_PAYLOAD_TYPE:
-                self.loss.note(datagram[2] << 8 | datagram[3])
-            try:
-                self._receiver.receive(datagram)
-            except ProtocolError:
-                continue
+                sequence = datagram[2] << 8 | datagram[3]
+                self.loss.note(sequence)
+                self._decrypt(sequence, datagram[RTP_HEADER_BYTES:])
+
+    def _decrypt(self, sequence: int, sealed: bytes) -> None:
+        """Open every packet, also one that comes late or twice and would never be played."""
+        try:
+            self._cipher.open(sequence, sealed)
+        except Malformed:
+            self._undecipherable += 1
+        else:
+            self._own += 1
 
     def begin(self) -> None:
         """Count anew."""
         self.loss.begin()
-        self._foreign_before = self._receiver.undecipherable_packets
 
 
 class RoundTrips:

@@ -27,6 +27,7 @@ UNIQUE_ID: Final = "0123456789ABCDEF"
 CONNECT_TIMEOUT_S: Final = 10.0
 REQUEST_TIMEOUT_S: Final = 10.0
 LAUNCH_TIMEOUT_S: Final = 120.0
+RESUME_TIMEOUT_S: Final = 30.0
 CANCEL_TIMEOUT_S: Final = 30.0
 PAIRING_TIMEOUT_S: Final = 60.0
 _RECEIVE_BYTES: Final = 65_536
@@ -159,10 +160,11 @@ class LightHttp:
         with failing_at("applist", timeout_s=REQUEST_TIMEOUT_S):
             return parse_applist(await self._secure("/applist", Query()))
 
-    async def launch(self, wish: LaunchWish) -> RtspUrl:
-        """Launch an app, and give the URL of its RTSP."""
-        with failing_at("launch", timeout_s=LAUNCH_TIMEOUT_S):
-            return session_url(await self._secure("/launch", wish.query()))
+    async def launch(self, wish: LaunchWish, *, resume: bool = False) -> RtspUrl:
+        """Launch an app, or go on with the one that runs; give the URL of its RTSP."""
+        step = "resume" if resume else "launch"
+        with failing_at(step, timeout_s=RESUME_TIMEOUT_S if resume else LAUNCH_TIMEOUT_S):
+            return session_url(await self._secure(f"/{step}", wish.query()))
 
     async def cancel(self) -> None:
         """End the app that runs for this client, if one does."""

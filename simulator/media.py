@@ -106,6 +106,8 @@ class MediaPorts:
             settings,
             picture=self._config.picture,
             region=self._config.region,
+            max_bitrate_kbps=self._config.max_bitrate_kbps,
+            slowdown=self._config.slowdown,
             video=flows.video,
             audio=flows.audio,
             counters=self._counters,

@@ -19,6 +19,7 @@ from moonlight.video import FramePacketiser, PreparedFrame
 from moonlight.video_encryption import VideoSealer
 from simulator.encoder import CardEncoder, CardPicture, bounded_bitrate_kbps, check_mode
 from simulator.noise import NoisePicture
+from simulator.ownership import stamp_of
 from simulator.picture import Picture, PictureKind
 from simulator.sessions import Session
 from simulator.testcard import TestCard
@@ -103,6 +104,8 @@ class Stream:
         *,
         picture: PictureKind,
         region: str,
+        max_bitrate_kbps: int | None,
+        slowdown: float,
         video: Destination,
         audio: Destination,
         counters: Counters,
@@ -111,6 +114,8 @@ class Stream:
         self._settings = settings
         self._picture_kind = picture
         self._region = region
+        self._max_bitrate_kbps = max_bitrate_kbps
+        self._slowdown = slowdown
         self._video = video
         self._audio = audio
         self._counters = counters
@@ -142,7 +147,7 @@ class Stream:
         await self._video.known.wait()
         picture = await trio.to_thread.run_sync(self._picture)
         encode = self._encoder(picture)
-        period = 1 / self._settings.fps
+        period = self._slowdown / self._settings.fps
         started = deadline = trio.current_time()
         while True:
             skipped = int((trio.current_time() - deadline) / period)
@@ -166,7 +171,8 @@ class Stream:
         """Make the picture; for a card that takes a while."""
         settings = self._settings
         share, whole = _VIDEO_SHARE
-        bitrate_kbps = bounded_bitrate_kbps(settings.bitrate_kbps * share // whole)
+        asked_kbps = min(settings.bitrate_kbps, self._max_bitrate_kbps or settings.bitrate_kbps)
+        bitrate_kbps = bounded_bitrate_kbps(asked_kbps * share // whole)
         if self._picture_kind == "noise":
             stamp = self._session.launch.rikeyid
             return NoisePicture(fps=settings.fps, bitrate_kbps=bitrate_kbps, stamp=stamp)
@@ -174,10 +180,16 @@ class Stream:
         card = TestCard(settings.width, settings.height, region=self._region, title=title)
         return CardPicture(CardEncoder(card, fps=settings.fps, bitrate_kbps=bitrate_kbps))
 
+    def _ssrc(self) -> int:
+        """Name the session in every datagram of a load test; else what real hosts write."""
+        return stamp_of(self._session.launch.rikeyid) if self._picture_kind == "noise" else 0
+
     def _encoder(self, picture: Picture) -> Callable[[bool, int], tuple[list[bytes], bool]]:
         """Give what turns each call into the datagrams of one frame."""
         settings = self._settings
-        packetiser = FramePacketiser(settings.packet_size, min_fec_packets=settings.min_fec_packets)
+        packetiser = FramePacketiser(
+            settings.packet_size, min_fec_packets=settings.min_fec_packets, ssrc=self._ssrc()
+        )
         kept: dict[bool, PreparedFrame] = {}
         frame_index = 0
         sealer: VideoSealer | None = None
@@ -209,13 +221,13 @@ class Stream:
             encode_tone, settings.audio_packet_ms, settings.audio_channels
         )
         cipher = AudioCipher(launch.rikey, launch.rikeyid) if settings.encrypted_audio else None
-        packetiser = AudioPacketiser(cipher, packet_ms=settings.audio_packet_ms)
-        period = settings.audio_packet_ms / 1000
+        packetiser = AudioPacketiser(cipher, packet_ms=settings.audio_packet_ms, ssrc=self._ssrc())
+        period = self._slowdown * settings.audio_packet_ms / 1000
         deadline = trio.current_time()
         position = 0
         while True:
             delay = trio.current_time() - deadline
-            if delay > _MAX_AUDIO_DELAY_S:
+            if delay > max(_MAX_AUDIO_DELAY_S, period):
                 skipped = int(delay / period)
                 self._counters.audio_skipped += skipped
                 deadline += skipped * period

@@ -7,6 +7,7 @@ so that a repetition is as good as encoding it again, and costs nothing.
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import lru_cache
 from typing import Final
 
 import av
@@ -18,6 +19,7 @@ SURROUND_BITRATE_BPS: Final = 256_000
 
 PACKET_MS: Final = (5, 10)
 _LAYOUTS: Final = {2: "stereo", 6: "5.1", 8: "7.1"}
+_TONES: Final = len(PACKET_MS) * len(_LAYOUTS)
 _NOTES_HZ: Final = (440.0, 554.37, 659.25, 880.0)
 _NOTE_MS: Final = 500
 _LOUDNESS: Final = 0.2
@@ -38,11 +40,12 @@ def check_tone(packet_ms: int, channels: int) -> None:
         raise ValueError(f"There is no tone of {channels} channels in packets of {packet_ms} ms")
 
 
+@lru_cache(maxsize=_TONES)
 def encode_tone(packet_ms: int, channels: int) -> tuple[bytes, ...]:
     """The melody as Opus packets of `packet_ms`, to be sent round and round.
 
     All have the same size (hard constant bitrate), which the stream's error correction needs.
-    Takes some 50 ms: call it in a thread. Raises ValueError as `check_tone`.
+    Takes some 50 ms the first time: call it in a thread. Raises ValueError as `check_tone`.
     """
     check_tone(packet_ms, channels)
     layout = _LAYOUTS[channels]

@@ -109,6 +109,7 @@ PURE = [
             "bench/traffic.py",
             "simulator/light_figures.py",
             "simulator/noise.py",
+            "simulator/ownership.py",
             "moonhost/load_report.py",
         )
     ),

@@ -47,6 +47,8 @@ class HostPlan:
     """TOML for the end of its agent's configuration, which is the host's section."""
     address: str | None = None
     """None for an address in 127/8 of its own."""
+    max_bitrate_kbps: int | None = None
+    slowdown: float = 1.0
 
     @property
     def backend(self) -> BackendId:
@@ -134,13 +136,16 @@ async def deployed(
     settings: str = "",
     environ: Mapping[str, str] = MappingProxyType({}),
     listen: str = "127.0.0.1",
+    rtsp_ports: int = 1,
 ) -> AsyncIterator[Deployment]:
     """Run an edge and these hosts; everything has ended when this returns.
 
     `settings` is TOML for the end of the edge's configuration, and `environ` overlays all of it
     (``MOONHOST_TEST__SECTION__SETTING``).
     """
-    path = write_edge_config(folder, listen, shift_from=_tests_start, settings=settings)
+    path = write_edge_config(
+        folder, listen, shift_from=_tests_start, settings=settings, rtsp_ports=rtsp_ports
+    )
     config = load_toml(path, ProxyConfig, "MOONHOST_TEST", environ=environ)
     async with trio.open_nursery() as nursery:
         with trio.fail_after(start_timeout_s):
@@ -174,6 +179,8 @@ async def add_host(
         traps=plan.traps,
         max_sessions=plan.max_sessions,
         picture=plan.picture,
+        max_bitrate_kbps=plan.max_bitrate_kbps,
+        slowdown=plan.slowdown,
     )
     handle: HostHandle = await nursery.start(
         lambda *, task_status: run_host(host, task_status=task_status)

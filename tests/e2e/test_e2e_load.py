@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from moonhost.loadtest import Arena, LoadOptions, LoadTest
+from moonhost.load_arena import Arena
+from moonhost.load_options import LoadOptions
+from moonhost.loadtest import LoadTest
 from simulator.config import Traps
 from tests.e2e.deployment import Deployment, HostPlan, deployed, start_timeout_s
 from tests.waiting import until
@@ -51,6 +53,8 @@ async def test_three_sessions_play_and_leave_nothing_behind(tmp_path: Path, trap
         assert report.frames_whole >= enough * 90
         assert report.audio_packets > 0
         assert report.foreign == 0
+        assert (report.own_video, report.own_audio, report.own_control) == (3, 3, 3)
+        assert (report.mixed_up, report.refused) == (0, 0)
         assert report.launch_p50_ms is not None
         assert report.control_p99_ms is not None
         assert await deployment.sessions() == []
@@ -62,6 +66,7 @@ async def test_what_an_edge_refuses_is_counted_and_the_others_play(tmp_path: Pat
         async with deployment.admin() as admin:
             report = await LoadTest(options(), arena(deployment), admin).run()
         assert (report.played, report.failed) == (2, {"launch_host_refused": 1})
+        assert report.refused == 1
         assert not report.passed
 
 
@@ -114,6 +119,25 @@ async def test_the_command_starts_what_it_needs_and_tells_it_as_json() -> None:
         assert told[f"{who}_cores"] >= 0
     assert b"1 of 1 sessions play." in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+async def test_the_command_asks_whether_a_crowd_is_kept_apart() -> None:
+    crowd = ("--sessions", "4", "--one-address", "--seconds", "2")
+    with trio.fail_after(command_timeout_s):
+        done = await trio.run_process(
+            [sys.executable, "-m", "moonhost", "loadtest", *crowd, "--json"],
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["sessions"], told["own_video"], told["own_audio"], told["own_control"]) == (
+        *(4, 4),
+        *(4, 4),
+    )
+    assert (told["mixed_up"], told["refused"]) == (0, 0)
+    assert b"4 with picture, 4 with sound, 4 with control" in done.stderr
 
 
 async def test_the_command_stops_cleanly_when_it_is_interrupted() -> None:

@@ -49,6 +49,8 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         (("simulate-host", "--api-password-file", "/nope"), "cannot be read"),
         (("simulate-host", "--log-level", "loud"), "debug, info, warning, error"),
         (("simulate-host", "--picture", "film"), "--picture is one of card, noise."),
+        (("simulate-host", "--max-mbps", "0"), "--max-mbps is from 0.1 to 150."),
+        (("simulate-host", "--slowdown", "0.5"), "--slowdown is from 1 to 100."),
         (("loadtest", "--sessions", "0"), "--sessions is from 1 to 128."),
         (("loadtest", "--sessions", "129"), "--sessions is from 1 to 128."),
         (("loadtest", "--edge", "x", "--sessions", "301"), "--sessions is from 1 to 300."),

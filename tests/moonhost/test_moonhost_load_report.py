@@ -9,8 +9,10 @@ from dataclasses import replace
 import pytest
 
 from moonhost.cpu import CpuWatch, cpu_seconds
+from moonhost.load_options import LoadOptions
 from moonhost.load_report import LoadReport, percentile
 from simulator.light_figures import SessionFigures
+from simulator.ownership import Ownership, Whose
 
 GOOD = SessionFigures(
     launch_ms=20.0,
@@ -18,25 +20,41 @@ GOOD = SessionFigures(
     frames_whole=600,
     frames_lost=0,
     frames_foreign=0,
+    video_foreign=0,
     packets_recovered=0,
     video_datagrams=12_000,
     video_datagrams_lost=0,
     audio_packets=2_000,
     audio_packets_lost=0,
     audio_foreign=0,
+    control_foreign=0,
     socket_drops=0,
     control_round_trips_ms=(1.0, 2.0, 9.0),
+    ownership=Ownership(Whose.OWN, Whose.OWN, Whose.OWN),
 )
 
 
-def report(*figures: SessionFigures, sessions: int = 2, **failed: int) -> LoadReport:
+OPTIONS = LoadOptions(
+    sessions=2,
+    mbps=10.0,
+    seconds=10.0,
+    as_json=False,
+    mode="1280x720x60",
+    app=None,
+    edge=None,
+    config=None,
+)
+ELSEWHERE = replace(OPTIONS, one_address=True, edge=("play.example.org", 47989))
+SEEN = GOOD.ownership
+
+
+def report(
+    *figures: SessionFigures, options: LoadOptions = OPTIONS, mixed_up: int = 0, **failed: int
+) -> LoadReport:
     return LoadReport.of(
         figures,
-        sessions=sessions,
-        mbps=10.0,
-        seconds=10.0,
-        mode="1280x720x60",
-        fps=60,
+        options,
+        mixed_up=mixed_up,
         failed=failed,
         cores={"edge": 0.51239, "agent": 0.4, "client": 0.2} if figures else {},
     )
@@ -61,6 +79,7 @@ def test_json_has_the_names_that_scripts_know() -> None:
 
     assert told.keys() >= {
         *("sessions", "mbps", "seconds", "played", "failed"),
+        *("own_video", "own_audio", "own_control", "mixed_up", "refused"),
         *("launch_p50_ms", "launch_p99_ms", "first_frame_p50_ms", "first_frame_p99_ms"),
         *("frames_expected", "frames_whole", "frames_lost"),
         *("video_datagrams", "video_datagrams_lost", "audio_packets", "audio_packets_lost"),
@@ -76,6 +95,7 @@ def test_json_has_the_names_that_scripts_know() -> None:
         ("audio_packets_lost", "3 audio packets"),
         ("frames_foreign", "another session's"),
         ("audio_foreign", "another session's"),
+        ("control_foreign", "another session's"),
     ],
 )
 def test_any_loss_and_any_foreign_packet_fails(name: str, said: str) -> None:
@@ -103,6 +123,49 @@ def test_a_host_that_sends_too_few_frames_or_too_little_sound_fails() -> None:
     assert report(GOOD, replace(GOOD, audio_packets=1_850)).passed
     silent = report(GOOD, replace(GOOD, audio_packets=1_000))
     assert silent.objections()[0].startswith("Only 3000 of 4000 audio packets came")
+
+
+def test_it_counts_who_had_only_their_own() -> None:
+    foreign = replace(GOOD, ownership=replace(SEEN, audio=Whose.FOREIGN))
+    unnamed = replace(GOOD, ownership=Ownership(Whose.UNNAMED, Whose.OWN, Whose.UNNAMED))
+
+    told = report(GOOD, foreign, unnamed, mixed_up=1, launch_host_refused=2, control_refused=1)
+
+    assert (told.own_video, told.own_audio, told.own_control) == (2, 2, 2)
+    assert (told.mixed_up, told.refused) == (1, 3)
+    assert "1 mixed up, 3 refused" in told.table()
+
+
+def test_a_session_that_was_mixed_up_fails_also_if_it_did_not_play_on() -> None:
+    told = report(GOOD, GOOD, mixed_up=1)
+    assert not told.passed
+    assert "1 sessions were mixed up" in told.objections()[0]
+
+
+def test_a_crowd_may_lose_something_but_nobody_may_lack_their_own() -> None:
+    lossy = replace(GOOD, frames_lost=3, frames_whole=60)
+    told = report(GOOD, lossy, options=ELSEWHERE)
+    assert told.passed
+    assert told.warnings()[0] == "Lost: 3 frames."
+
+    deaf = replace(GOOD, ownership=replace(SEEN, audio=Whose.NOTHING))
+    assert report(GOOD, deaf, options=ELSEWHERE).objections() == [
+        "Only 1 of 2 sessions surely had their own sound."
+    ]
+    assert not report(GOOD, options=ELSEWHERE, launch_host_refused=1).passed
+
+
+def test_hosts_that_name_no_session_are_told_of() -> None:
+    real = replace(GOOD, ownership=Ownership(Whose.UNNAMED, Whose.OWN, Whose.UNNAMED))
+    told = report(real, real, options=ELSEWHERE)
+    assert told.passed
+    assert "do not tell whose a picture is" in " ".join(told.warnings())
+
+
+def test_what_slow_hosts_send_is_what_is_expected() -> None:
+    own = report(GOOD, options=replace(ELSEWHERE, edge=None))
+    assert own.frames_expected == 40
+    assert report(GOOD, options=ELSEWHERE).frames_expected == 600
 
 
 def test_nothing_played_is_told_without_figures() -> None:

@@ -253,3 +253,10 @@ def test_recorded_certificates_are_read_and_written_unchanged() -> None:
         assert PeerCertificate.from_pem(bytes.fromhex(text)).pem == bytes.fromhex(text)
         seen += 1
     assert seen
+
+
+def test_peers_that_share_a_key_differ_by_their_certificates() -> None:
+    first = identity("one")
+    other = Identity.generate("one", now=NOW, key=first.key)
+    assert other.certificate.id != first.certificate.id
+    assert other.certificate.verify(b"data", first.sign(b"data"))

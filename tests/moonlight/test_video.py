@@ -225,3 +225,11 @@ def test_the_recorded_frames_are_cut_as_wolf_cut_them() -> None:
         )
     ]
     assert written[: len(recorded)] == recorded
+
+
+def test_an_ssrc_is_in_every_datagram_and_changes_nothing_else() -> None:
+    frame = bytes(range(200)) * 9
+    plain = FramePacketiser(PACKET_SIZE).packetise(frame, frame_index=1, idr=True)
+    named = FramePacketiser(PACKET_SIZE, ssrc=0x01020304).packetise(frame, frame_index=1, idr=True)
+    assert {packet[8:12] for packet in named} == {b"\1\2\3\4"}
+    assert [packet[:8] + bytes(4) + packet[12:] for packet in named] == plain

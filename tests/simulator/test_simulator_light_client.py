@@ -18,11 +18,12 @@ from moonlight.xml import HostRefused
 from simulator import light_client, light_rtsp
 from simulator.config import Traps
 from simulator.host import HostHandle
-from simulator.light_client import LightClient, StreamWish, parse_mode
+from simulator.light_client import LightClient, Playing, StreamWish, parse_mode
 from simulator.light_errors import ClientFailed
 from simulator.light_http import LaunchWish, Target
 from simulator.light_rtsp import Handshake
 from simulator.light_udp import LightSocket
+from simulator.ownership import Whose
 
 WOLF, OLD, NONE = Traps.wolf_2026(), Traps.wolf_2024(), Traps.none()
 URL = RtspUrl(False, "203.0.113.7", 48010)
@@ -57,6 +58,11 @@ def wish(
     return StreamWish(app_id=app, mode=mode, bitrate_kbps=kbps, corever=corever)
 
 
+def whose(playing: Playing) -> tuple[Whose, Whose, Whose]:
+    ownership = playing.figures().ownership
+    return ownership.video, ownership.audio, ownership.control
+
+
 @pytest.mark.parametrize("traps", [WOLF, OLD, NONE], ids=["wolf", "2024", "none"])
 @pytest.mark.parametrize("kbps", [2_000, 16_000])
 async def test_plays_leaves_and_cancels(start_host: StartHost, traps: Traps, kbps: int) -> None:
@@ -85,7 +91,8 @@ async def test_plays_a_picture_that_is_no_noise(start_host: StartHost) -> None:
     client = await paired(host)
     async with client.playing(wish()) as playing:
         await until(lambda: playing.figures().frames_whole >= 3)
-    assert playing.figures().frames_foreign == 0
+        await until(lambda: Whose.NOTHING not in whose(playing))
+        assert whose(playing) == (Whose.UNNAMED, Whose.OWN, Whose.UNNAMED)
 
 
 async def test_clients_of_one_address_play_at_once_where_rtsp_names_them(
@@ -96,8 +103,7 @@ async def test_clients_of_one_address_play_at_once_where_rtsp_names_them(
     async with alice.playing(wish(16_000)) as hers, bob.playing(wish(16_000)) as his:
         await until(lambda: hers.figures().frames_whole > 5 and his.figures().audio_packets > 5)
         for playing in (hers, his):
-            figures = playing.figures()
-            assert (figures.frames_foreign, figures.audio_foreign) == (0, 0)
+            await until(lambda playing=playing: set(whose(playing)) == {Whose.OWN})
 
 
 async def test_picture_and_sound_of_another_session_are_noticed(start_host: StartHost) -> None:
@@ -105,7 +111,56 @@ async def test_picture_and_sound_of_another_session_are_noticed(start_host: Star
     host = await start_host(WOLF, picture="noise")
     alice, bob = await paired(host, "alice"), await paired(host, "bob")
     async with alice.playing(wish(16_000)), bob.playing(wish(2_000)) as his:
-        await until(lambda: his.figures().frames_foreign > 0 and his.figures().audio_foreign > 0)
+        await until(lambda: set(whose(his)) == {Whose.FOREIGN})
+        figures = his.figures()
+        assert figures.frames_foreign > 0
+        assert figures.audio_foreign > 0
+        assert figures.control_foreign > 0
+        assert figures.ownership.mixed_up
+
+
+async def test_an_app_that_was_left_or_never_played_is_gone_on_with(start_host: StartHost) -> None:
+    host = await start_host(WOLF, picture="noise")
+    client = await paired(host)
+
+    await client.abandon(wish())
+    (launched,) = host.sessions()
+    async with client.playing(wish(), resume=True, quit_app=False):
+        pass
+    async with client.playing(wish(), resume=True) as playing:
+        await until(lambda: set(whose(playing)) == {Whose.OWN})
+        assert [session.id for session in host.sessions()] == [launched.id]
+
+    assert host.sessions() == ()
+
+
+async def test_an_abandoned_app_can_be_ended(start_host: StartHost) -> None:
+    host = await start_host(WOLF)
+    client = await paired(host)
+    await client.abandon(wish())
+    await client.cancel()
+    assert host.sessions() == ()
+
+
+async def test_a_host_sends_no_more_than_it_may(start_host: StartHost) -> None:
+    host = await start_host(WOLF, picture="noise", max_bitrate_kbps=1_000)
+    client = await paired(host)
+    async with client.playing(wish(20_000)) as playing:
+        playing.begin()
+        await until(lambda: playing.figures().frames_whole >= 10)
+        figures = playing.figures()
+    # 1667 bytes a frame and two parity packets: 4 datagrams; 20 Mbit/s would be some 40.
+    assert figures.video_datagrams <= 5 * (figures.frames_whole + 2)
+
+
+async def test_a_slow_host_sends_less_and_all_of_it_is_own(start_host: StartHost) -> None:
+    host = await start_host(WOLF, picture="noise", slowdown=20)
+    client = await paired(host)
+    async with client.playing(wish()) as playing:
+        await until(lambda: set(whose(playing)) == {Whose.OWN})
+        await until(lambda: playing.figures().frames_whole >= 3)  # 3 a second, of 60
+        assert playing.figures().audio_packets < 60
+    assert host.counters.frames_skipped == host.counters.audio_skipped == 0
 
 
 @pytest.mark.parametrize("able", [True, False])

@@ -18,6 +18,7 @@ from simulator.light_figures import (
     VideoMeter,
 )
 from simulator.noise import NoisePicture
+from simulator.ownership import Whose
 
 STAMP = 77
 KEY = bytes(range(16))
@@ -57,9 +58,9 @@ def test_what_was_lost_before_counting_began_is_forgiven() -> None:
 class Source:
     """Frames of one session as datagrams."""
 
-    def __init__(self, stamp: int = STAMP) -> None:
+    def __init__(self, stamp: int = STAMP, ssrc: int = 0) -> None:
         self._noise = NoisePicture(fps=60, bitrate_kbps=2000, stamp=stamp)
-        self._packetiser = FramePacketiser(1024, fec_percentage=0)
+        self._packetiser = FramePacketiser(1024, fec_percentage=0, ssrc=ssrc)
         self._index = 0
 
     def frame(self, *, idr: bool = False) -> list[bytes]:
@@ -125,7 +126,7 @@ def test_encrypted_video_is_counted_and_what_does_not_open_is_too() -> None:
     meter.receive(ours.seal(each, len(each)) for each in sealed)
     assert (meter.whole, meter.loss.received, meter.foreign) == (1, len(sealed), 0)
     meter.begin()
-    assert meter.undecryptable == 0
+    assert meter.undecryptable == len(in_the_clear) + len(sealed), "what is foreign stays"
 
 
 def test_the_picture_of_another_session_is_noticed() -> None:
@@ -142,8 +143,8 @@ def test_noise_is_no_frame_and_no_sound(noise: bytes) -> None:
     assert (meter.whole, audio.loss.received) == (0, 0)
 
 
-def sound(key: bytes, count: int) -> list[bytes]:
-    packetiser = AudioPacketiser(AudioCipher(key, 1))
+def sound(key: bytes, count: int, ssrc: int = 0) -> list[bytes]:
+    packetiser = AudioPacketiser(AudioCipher(key, 1), ssrc=ssrc)
     return [datagram for _ in range(count) for datagram in packetiser.packetise(bytes(60))]
 
 
@@ -155,12 +156,52 @@ def test_sound_is_counted_without_its_parity() -> None:
     assert (meter.loss.received, meter.loss.lost, meter.foreign) == (7, 1, 0)
 
 
+def test_a_single_datagram_of_another_session_is_noticed_where_hosts_stamp_them() -> None:
+    meter, own, other = VideoMeter(STAMP), Source(ssrc=STAMP), Source(STAMP + 1, ssrc=STAMP + 1)
+    stale = other.frame()
+    for _ in range(3):
+        meter.receive(own.frame())
+    assert meter.whose is Whose.OWN
+
+    meter.receive(stale[:1])  # of a frame that is long over: no picture shows it
+
+    assert (meter.foreign, meter.foreign_datagrams) == (0, 1)
+    assert meter.whose is Whose.FOREIGN
+
+
+def test_a_picture_without_stamps_names_nobody() -> None:
+    meter, packetiser = VideoMeter(STAMP), FramePacketiser(1024)
+    assert meter.whose is Whose.NOTHING
+    meter.receive(packetiser.packetise(bytes(3000), frame_index=1, idr=True))
+    assert meter.whose is Whose.UNNAMED
+
+
+def test_parity_of_another_sessions_sound_is_noticed_where_hosts_stamp_it() -> None:
+    meter = AudioMeter(KEY, 1)
+    assert meter.whose is Whose.NOTHING
+    meter.receive(sound(KEY, 4, ssrc=1))
+    assert meter.whose is Whose.OWN
+    meter.receive(sound(bytes(16), 4, ssrc=2)[-1:])
+    assert (meter.foreign, meter.whose) == (1, Whose.FOREIGN)
+
+
+def test_sound_of_another_key_is_noticed_also_where_it_would_be_too_late_to_be_played() -> None:
+    meter = AudioMeter(KEY, 1)
+    own, other = sound(KEY, 64), sound(bytes(16), 8)
+    meter.receive(own)
+    assert meter.whose is Whose.OWN
+    meter.receive(other)
+    assert meter.whose is Whose.FOREIGN
+
+
 def test_sound_under_another_key_is_noticed() -> None:
     meter = AudioMeter(KEY, 1)
     meter.receive(sound(bytes(16), 8))
     assert meter.foreign > 4  # a wrong key makes valid padding now and then
+    assert meter.whose is Whose.FOREIGN
     meter.begin()
-    assert (meter.foreign, meter.loss.received) == (0, 0)
+    assert meter.foreign > 4  # that is not forgiven
+    assert meter.loss.received == 0
 
 
 def test_round_trips_are_timed_by_acknowledgements() -> None:
