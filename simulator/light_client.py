@@ -59,6 +59,8 @@ class StreamWish:
     """Where it is offered. Clients of before 2024 never do."""
     corever: int = 1
     """0 offers the host no encrypted RTSP."""
+    knows_secrets: bool = True
+    """Clients of before 2023 do not: neither ping payloads nor connect data."""
     audio_packet_ms: int = AUDIO_PACKET_MS
     control_ping_interval_s: float = CONTROL_PING_INTERVAL_S
 
@@ -180,8 +182,7 @@ class Playing:
         self._target = target
         self._launch = launch
         self._settings = wish.settings()
-        self._encrypts_video = wish.encrypts_video
-        self._control_ping_interval_s = wish.control_ping_interval_s
+        self._wish = wish
         self._asked_at = asked_at
         self._launch_ms = (trio.current_time() - asked_at) * 1000
         self._first_frame_ms = 0.0
@@ -245,7 +246,12 @@ class Playing:
     @asynccontextmanager
     async def streaming(self, url: RtspUrl, http_ports: tuple[int, ...]) -> AsyncIterator[None]:
         """Set the stream up and keep it going for a block, which begins with the first frame."""
-        handshake = Handshake(url, self._settings, encrypts_video=self._encrypts_video)
+        handshake = Handshake(
+            url,
+            self._settings,
+            encrypts_video=self._wish.encrypts_video,
+            knows_secrets=self._wish.knows_secrets,
+        )
         offered = self._launch.corever >= 1
         sealing = EncryptedRtsp(self._launch.rikey, "client") if offered else None
         with ExitStack() as closing:
@@ -288,7 +294,7 @@ class Playing:
             self._sockets[Flow.CONTROL],
             EnetPeer.client(connect_data=control_terms.connect_data or 0),
             ControlCipher(self._launch.rikey, "client", version=2 if second else 1),
-            ping_interval_s=self._control_ping_interval_s,
+            ping_interval_s=self._wish.control_ping_interval_s,
         )
         await control.connect()
         nursery.start_soon(control.run)

@@ -48,13 +48,19 @@ class Handshake:
     """What to ask next, until there is nothing more; raises `Malformed` and `HostRefused`."""
 
     def __init__(
-        self, url: RtspUrl, settings: StreamSettings, *, encrypts_video: bool = True
+        self,
+        url: RtspUrl,
+        settings: StreamSettings,
+        *,
+        encrypts_video: bool = True,
+        knows_secrets: bool = True,
     ) -> None:
         named = settings.bitrate_kbps >= TARGET_BITRATE_KBPS
         self._host = url.host if named else _NOBODY
         self._url = RtspUrl(url.encrypted and named, self._host, url.port)
         self._session: str | None = None
         self._encrypts_video = encrypts_video
+        self._knows_secrets = knows_secrets
         self._done = 0
         self.settings = settings
         """What is announced; after DESCRIBE with the encryption that the host can do."""
@@ -112,7 +118,10 @@ class Handshake:
         port, flow = answer.server_port, request.stream
         if port is None or flow is None:
             raise Malformed("rtsp_port", "The host named no UDP port.")
-        self.terms[flow] = FlowTerms(port, answer.ping_payload, answer.connect_data)
+        payload, data = answer.ping_payload, answer.connect_data
+        if not self._knows_secrets:
+            payload = data = None
+        self.terms[flow] = FlowTerms(port, payload, data)
         if self._session is None:
             self._session = (answer.header("Session") or "").partition(";")[0]
 

@@ -6,8 +6,10 @@ All clients are at one address and below 15 Mbit/s, so that nothing in their RTS
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -56,9 +58,13 @@ async def launch(client: LightClient) -> None:
 
 
 @asynccontextmanager
-async def playing_together(clients: list[LightClient]) -> AsyncIterator[list[Playing]]:
-    """Have all of them launch at once, and play for a block."""
+async def playing_together(
+    clients: list[LightClient], *, old: Sequence[bool] = ()
+) -> AsyncIterator[list[Playing]]:
+    """Have all of them launch at once, and play for a block; some as Moonlights of before 2023."""
     wishes = [await wish(client) for client in clients]
+    for number, _ in filter(itemgetter(1), enumerate(old)):
+        wishes[number] = replace(wishes[number], corever=0, knows_secrets=False)
     begun: list[Playing] = []
     done = trio.Event()
 
@@ -83,6 +89,17 @@ async def see_only_their_own(playing: list[Playing], frames: int = 10) -> None:
     for one in playing:
         figures = one.figures()
         assert (figures.frames_foreign, figures.audio_foreign) == (0, 0)
+
+
+async def test_old_and_new_clients_of_one_address_have_each_their_own(tmp_path: Path) -> None:
+    async with deployed(tmp_path, plan(Traps.wolf_2026())) as deployment:
+        clients = await players(deployment, 4)
+        async with playing_together(clients, old=[True, False, True, True]) as playing:
+            await see_only_their_own(playing)
+            ports = [one.own_udp_ports for one in deployment.edge.keeper.table]
+            assert sorted(map(len, ports)) == [0, 3, 3, 3]
+            told = [port for own in ports for port in own.values()]
+            assert len(set(told)) == len(told)
 
 
 @pytest.fixture
