@@ -40,11 +40,12 @@ plans = tuple(
 
 
 def wish(number: int, app_id: int) -> StreamWish:
-    """Return what a client asks for: from 15 Mbit/s on RTSP names its session."""
+    """Return what a client asks for: from 15 Mbit/s on RTSP names its session, if in the clear."""
     return StreamWish(
         app_id=app_id,
         mode="320x200x30",
         bitrate_kbps=(1_000, 15_000, 14_999, 40_000)[number // 4 % 4],
+        corever=number // 16 % 2,
         audio_packet_ms=10,
         control_ping_interval_s=0.5,
     )

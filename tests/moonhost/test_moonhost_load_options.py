@@ -59,3 +59,10 @@ def test_a_crowd_comes_from_one_address(address: str, sources: set[str | None]) 
     assert crowd == sources
     alone = {arena.target(number).source for number in range(300)}
     assert len(alone) == (300 if address == "127.0.0.1" else 1)
+
+
+def test_a_crowd_mixes_what_tells_clients_apart_and_others_are_all_of_today() -> None:
+    crowd = [CROWD.wish(number, 1) for number in range(4)]
+    kinds = {(wish.corever, wish.bitrate_kbps >= 15_000) for wish in crowd}
+    assert kinds == {(0, False), (0, True), (1, False), (1, True)}
+    assert {ALONE.wish(number, 1).corever for number in range(4)} == {1}
