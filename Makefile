@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types check clean
+.PHONY: demo test unit-edge unit-rest lint types check clean
 
 # An edge, three simulated hosts in three regions behind their agents, and a real Moonlight client.
 demo: $(VENV)/.ready
@@ -14,10 +14,19 @@ test: lint types
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
-	$(BIN)/coverage run -m pytest --ignore=tests/e2e
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target unit-edge unit-rest
+	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 	$(BIN)/python -m pytest tests/e2e
 endif
+
+# Two halves that take about as long, each of them at home in one core.
+unit-edge:
+	COVERAGE_FILE=.coverage.edge $(BIN)/coverage run -m pytest tests/proxy tests/revdial
+
+unit-rest:
+	COVERAGE_FILE=.coverage.rest $(BIN)/coverage run -m pytest tests \
+		--ignore=tests/e2e --ignore=tests/proxy --ignore=tests/revdial
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
