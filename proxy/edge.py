@@ -151,7 +151,7 @@ class _Edge:
         )
         self._tunnel_counters = Counters()
         mac = own_mac(identity.certificate.id)
-        waker = self._waker = Waker(config, mac, self._fleet)
+        waker = self._waker = Waker(config, mac, self._fleet, self._addresses)
         self._media = Media(
             nursery, on_end=self._on_flow_end, take_magic_packet=waker.take_magic_packet
         )

@@ -82,7 +82,7 @@ class Edge:
             doors=Doors(max_connections=1, max_connections_per_address=1),
             rtsp_refused=Counter(),
             tunnels=Counters(),
-            waker=Waker(config, b"", fleet),
+            waker=Waker(config, b"", fleet, ()),
         )
         self.metrics: CollectorRegistry = registry(collector)
         self.application = AdminApi(
