@@ -29,6 +29,7 @@ from proxy.sessions import (
     SessionTable,
     VideoEncryptor,
 )
+from revdial.networks import plain_address
 
 _log = structlog.get_logger()
 
@@ -197,7 +198,7 @@ class SessionKeeper:
         session = self.table.get(session_id)
         if session is not None and session.control_client != client:
             session.control_client = client
-            session.client_address = client[0]
+            session.client_address = plain_address(client[0])
             await self._write(session)
 
     async def note_streaming(self, session: Session) -> None:

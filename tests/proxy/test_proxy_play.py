@@ -751,6 +751,17 @@ async def test_where_control_comes_from_is_kept_for_a_restart(play: Play, store:
     assert store.sessions.keys() == {one.id}
 
 
+async def test_a_clients_address_is_kept_without_the_interface_that_control_came_in_by(
+    play: Play,
+) -> None:
+    """What other connections and datagrams of it are held against names no interface."""
+    await play.launch(PHONE, "fe80::5", launch_query(GAME))
+    (one,) = play.keeper.table
+    await play.keeper.note_control_client(one.id, ("fe80::5%3", 50_000))
+    assert one.control_client == ("fe80::5%3", 50_000)
+    assert one.client_address == "fe80::5"
+
+
 async def test_a_store_that_is_away_stops_no_stream(play: Play, store: FakeStore) -> None:
     await play.launch(PHONE, HOME, launch_query(GAME))
     (one,) = play.keeper.table
