@@ -34,7 +34,7 @@ class PortPool:
         self._ports = ports
         self._rest_s = rest_s
         self._uses: dict[tuple[str, int], _Use] = {}
-        self._held: dict[ClientId, list[tuple[str, int]]] = {}
+        self._held: dict[ClientId, set[tuple[str, int]]] = {}
         self._resting: deque[tuple[float, tuple[str, int]]] = deque()
 
     def choose(self, address: str, client: ClientId, now: float, count: int = 1) -> tuple[int, ...]:
@@ -58,7 +58,12 @@ class PortPool:
         """Keep ports for a client until it lets them rest."""
         keys = [(address, port) for port in ports]
         self._uses.update((key, _Use(client, math.inf)) for key in keys)
-        self._held.setdefault(client, []).extend(keys)
+        self._held.setdefault(client, set()).update(keys)
+
+    def has(self, address: str, client: ClientId, ports: Iterable[int]) -> bool:
+        """Tell whether nobody else had any of these ports since the client did."""
+        uses = [self._uses.get((address, port)) for port in ports]
+        return all(use is not None and use.client == client for use in uses)
 
     def rest(self, client: ClientId, now: float) -> None:
         """Keep what a client holds from others for the time of rest, wherever it may be by now."""

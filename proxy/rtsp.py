@@ -264,6 +264,7 @@ class RtspProxy:
             raise HostUnavailable("no_server_port", f"the host named no port for {flow}")
         self._keeper.apart.set_up(session, secret=host_secret is not None)
         terms = FlowTerms(host_port, edge_secret, host_secret)
+        self._keeper.table.set_up(session)
         self._start_flow(session, flow, terms)
         await self._keeper.note_flow(session, flow, terms)
         own = answer.with_transport_port(session.own_udp_ports.get(flow, self._udp_ports[flow]))

@@ -123,9 +123,12 @@ class SessionKeeper:
         await self._write(session)
 
     async def pause(self, session_id: SessionId, why: str) -> None:
-        """Note that a session's client is gone; the app goes on and can be resumed."""
+        """Note that a session's client is gone; the app goes on and can be resumed.
+
+        It may have been paused before, and have had flows set up since.
+        """
         session = self.table.get(session_id)
-        if session is not None and session.state is not SessionState.PAUSED:
+        if session is not None:
             self._flows.stop(session.id)
             self.table.move(session, SessionState.PAUSED, trio.current_time())
             self.apart.over(session.backend, session.id)

@@ -264,6 +264,18 @@ class SessionTable:
         else:
             self._rtsp_ports.rest(session.client, now)
 
+    def set_up(self, session: Session) -> None:
+        """Note that a flow of a session is about to be set up, perhaps after it was paused.
+
+        A client that names its session may go on with its handshake then. While it was paused its
+        own UDP ports have rested: those that others may have by now it has lost.
+        """
+        own = session.own_udp_ports.values()
+        if self._own_udp_ports.has(_any_address, session.client, own):
+            self._own_udp_ports.hold(_any_address, session.client, own)
+        else:
+            session.own_udp_ports = {}
+
     def _hold_ports(self, session: Session) -> None:
         client, address = session.client, session.client_address
         if session.state is SessionState.LAUNCHED:

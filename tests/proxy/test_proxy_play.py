@@ -37,7 +37,14 @@ from proxy.errors import HostIdentityChanged, HostRefused, HostUnavailable, Refu
 from proxy.fleet import Fleet
 from proxy.play import Play, agent_return_timeout_s
 from proxy.session_records import to_record
-from proxy.sessions import FlowTerms, SessionId, SessionState, VideoEncryption, VideoEncryptor
+from proxy.sessions import (
+    FlowTerms,
+    PortRules,
+    SessionId,
+    SessionState,
+    VideoEncryption,
+    VideoEncryptor,
+)
 from revdial.errors import DialRefused
 from revdial.messages import AppOffer, HostOffer
 
@@ -572,6 +579,20 @@ async def test_resume_goes_to_where_the_app_runs(
     assert one.state is SessionState.LAUNCHED
     assert store.sessions[one.id].state == "launched"
     assert taken(fleet) == 1
+
+
+async def test_what_a_late_handshake_has_set_up_is_given_back_when_its_client_leaves(
+    play: Play, flows: FakeFlows
+) -> None:
+    await play.launch(PHONE, HOME, launch_query(GAME, corever="0"))
+    (one,) = play.keeper.table
+    table = play.keeper.table
+    await play.keeper.pause(one.id, "no_handshake")
+    table.set_up(one)
+    await play.keeper.pause(one.id, "client_left")
+    assert flows.stopped == [one.id, one.id]
+    later = trio.current_time() + PortRules(range(1), range(1)).rest_s
+    assert table.choose_ports(TV, HOME, later, own_udp=True).own_udp == one.own_udp_ports
 
 
 async def test_a_resume_begins_without_encryption_of_video_and_with_the_new_key(

@@ -25,6 +25,7 @@ from proxy_fakes import (
 from backends.model import BackendId
 from moonlight.announce import StreamSettings
 from moonlight.flows import Flow
+from moonlight.identity import ClientId
 from moonlight.ping import is_ping_payload
 from moonlight.rtsp import RtspParser, RtspRequest, RtspResponse
 from proxy import rtsp
@@ -283,6 +284,30 @@ async def test_setup_is_answered_with_the_edges_port_and_secret(stage: Stage) ->
     assert stage.store.sessions["s1"] == replace(
         to_record(stage.session), updated_at=stage.store.sessions["s1"].updated_at
     )
+
+
+async def test_a_client_with_own_ports_that_is_late_is_told_them_for_as_long_as_they_are_its(
+    stage: Stage,
+) -> None:
+    stage.answer = lambda _: ok(("Transport", "server_port=48100"))
+    one, table = stage.session, stage.play.keeper.table
+    setup = message("SETUP", "streamid=video/0/0", "label-of-s1")
+
+    def choose(client: str, now: float) -> SessionPorts:
+        return table.choose_ports(ClientId(client), HOME, now, own_udp=True)
+
+    table.await_handshake(one, HOME, choose(one.client, 0.0), 0.0)
+    own = dict(one.own_udp_ports)
+    table.move(one, SessionState.PAUSED, 0.0)
+    assert f"server_port={own[Flow.VIDEO]}" in (await stage.ask(setup)).decode()
+    assert not set(own.values()) & set(choose("other", 1_000.0).own_udp.values())
+
+    table.move(one, SessionState.PAUSED, 0.0)
+    other = session("other", port=48_011)
+    other.own_udp_ports = choose(other.client, 1_000.0).own_udp
+    assert other.own_udp_ports == own
+    table.add(other)
+    assert f"server_port={PORTS[Flow.VIDEO]}" in (await stage.ask(setup)).decode()
 
 
 async def test_control_gets_connect_data_of_the_edge(stage: Stage) -> None:

@@ -164,6 +164,36 @@ def test_own_udp_ports_rest_after_a_pause_and_are_held_while_streaming() -> None
     assert choose(now=5.0 + REST_S).own_udp == one.own_udp_ports
 
 
+def test_a_handshake_that_goes_on_after_a_pause_has_its_own_udp_ports_again() -> None:
+    sessions = SessionTable(PortRules(PORTS, range(48074, 48077), REST_S))
+    one = session("a")
+    one.own_udp_ports = sessions.choose_ports(one.client, HOME, 0.0, own_udp=True).own_udp
+    sessions.add(one)
+    sessions.move(one, SessionState.PAUSED, 5.0)
+    sessions.set_up(one)
+    choose = partial(sessions.choose_ports, ClientId("b"), HOME, own_udp=True)
+    assert choose(now=6.0 + REST_S).own_udp == {}
+    sessions.move(one, SessionState.STREAMING, 10.0)
+    sessions.set_up(one)
+    assert choose(now=11.0 + REST_S).own_udp == {}
+    sessions.remove(one.id, 20.0)
+    assert choose(now=20.0 + REST_S).own_udp == one.own_udp_ports
+
+
+def test_own_udp_ports_that_have_become_anothers_are_lost() -> None:
+    sessions = SessionTable(PortRules(PORTS, range(48074, 48077), REST_S))
+    one, two = session("a"), session("b")
+    one.own_udp_ports = sessions.choose_ports(one.client, HOME, 0.0, own_udp=True).own_udp
+    sessions.add(one)
+    sessions.move(one, SessionState.PAUSED, 0.0)
+    two.own_udp_ports = sessions.choose_ports(two.client, HOME, REST_S, own_udp=True).own_udp
+    sessions.add(two)
+    sessions.set_up(one)
+    assert one.own_udp_ports == {}
+    sessions.set_up(two)
+    assert set(two.own_udp_ports.values()) == {48074, 48075, 48076}
+
+
 def test_two_restored_sessions_on_one_port_do_not_free_it_for_each_other() -> None:
     one, two = session("a"), session("b")
     sessions = table(one, two)
