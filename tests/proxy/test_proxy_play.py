@@ -442,6 +442,37 @@ async def test_requests_of_one_client_wait_for_each_other_but_not_for_ever(
     assert len(play._client_locks) == 0
 
 
+@pytest.mark.parametrize("resumes", [False, True])
+async def test_nothing_happens_for_a_request_once_its_client_has_stopped_waiting(
+    play: Play,
+    host: Host,
+    config: ProxyConfig,
+    autojump_clock: trio.testing.MockClock,
+    resumes: bool,
+) -> None:
+    """Also where it had to wait for one before it: clients wait 120 s and 30 s, not twice that."""
+    patience_s = 30.0 if resumes else 120.0
+    request = play.resume if resumes else play.launch
+    if resumes:
+        await play.launch(PHONE, HOME, launch_query(DESKTOP))
+    host.silent = {"/launch", "/resume", "/cancel"}
+    took: list[float] = []
+
+    async def ask() -> None:
+        began = trio.current_time()
+        await refusal(request(PHONE, HOME, launch_query(DESKTOP)))
+        took.append(trio.current_time() - began)
+
+    async with trio.open_nursery() as requests:
+        requests.start_soon(ask)
+        for pause_s in (0.35, 0.1):
+            await trio.sleep(pause_s * patience_s)
+            requests.start_soon(ask)
+    assert len(took) == 3
+    assert max(took) < patience_s
+    assert host.paths.count("/resume" if resumes else "/launch") > 1
+
+
 # The app already running, resume, cancel
 
 
