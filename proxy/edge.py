@@ -294,6 +294,7 @@ class _Edge:
             fleet=self._fleet,
             media=self._media,
             doors=self._doors,
+            apart=self._keeper.apart,
             rtsp_refused=self._rtsp.refused,
             tunnels=self._tunnel_counters,
             waker=self._waker,

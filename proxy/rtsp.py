@@ -46,6 +46,7 @@ host_answer_timeout_s: Final = 12.0
 close_timeout_s: Final = 2.0
 receive_bytes: Final = 65_536
 ok: Final = 200
+too_slow: Final = "too_slow"
 max_connect_data: Final = 0xFFFFFFFF
 
 
@@ -84,7 +85,7 @@ class RtspProxy:
         self._encrypt_video: EncryptVideo = encrypt_video
         self._seal_video = seal_video
         self.refused: Counter[str] = Counter()
-        """Messages that were not taken for any session's, by reason."""
+        """Messages that could not be read, or were not taken for any session's, by reason."""
 
     async def serve(self, stream: trio.abc.HalfCloseableStream, address: str, port: int) -> None:
         """Answer the one message of a connection from `address` to our `port`."""
@@ -98,9 +99,11 @@ class RtspProxy:
             else:
                 answer = (await self._answer(message, address, port)).encode()
         except trio.TooSlowError:
-            _log.info("rtsp_refused", client_address=address, reason="too_slow")
+            self.refused[too_slow] += 1
+            _log.info("rtsp_refused", client_address=address, reason=too_slow)
             return
         except ProtocolError as error:
+            self.refused[error.reason] += 1
             _log.info("rtsp_refused", client_address=address, reason=error.reason, why=str(error))
             answer = RtspResponse(400, "Bad Request").encode()
         with trio.move_on_after(close_timeout_s):
@@ -138,6 +141,7 @@ class RtspProxy:
         try:
             answer = await self._exchange(exchange, parse_request(opened.plain))
         except ProtocolError as error:
+            self.refused[error.reason] += 1
             _log.info("rtsp_refused", session=opened.session.id, reason=error.reason)
             answer = RtspResponse(400, "Bad Request")
         return exchange.seal("host", answer.encode())
