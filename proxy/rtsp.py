@@ -222,8 +222,7 @@ class RtspProxy:
             )
             return answer
         if request.method == "DESCRIBE":
-            wanted = leg_encryption.is_wanted(self._encrypt_video, session.client_address)
-            answer, session.video = leg_encryption.offer(answer, session.video, wanted=wanted)
+            answer = await self._offer_encryption(session, answer)
         if request.method == "ANNOUNCE":
             self._note_settings(session, request.body)
             self._note_encryption(session, request)
@@ -242,6 +241,15 @@ class RtspProxy:
             _log.info("announcement_not_understood", session=session.id, reason=error.reason)
             return
         self._note_rate(session)
+
+    async def _offer_encryption(self, session: Session, answer: RtspResponse) -> RtspResponse:
+        wanted = leg_encryption.is_wanted(self._encrypt_video, session.client_address)
+        before = session.video
+        answer, session.video = leg_encryption.offer(answer, before, wanted=wanted)
+        if session.video != before:
+            # An edge that restarts now has to know what the client will have been told.
+            await self._keeper.note_video(session)
+        return answer
 
     def _note_encryption(self, session: Session, request: RtspRequest) -> None:
         before, session.video = session.video, leg_encryption.announced(request, session.video)

@@ -219,6 +219,8 @@ async def test_video_is_offered_to_the_client_and_hidden_from_the_host(stage: St
         b"a=x-ss-general.encryptionSupported:2\r\na=x-ss-general.encryptionRequested:2\r\n"
     )
     assert (stage.session.video.by, stage.sealed) == (VideoEncryptor.OFFERED, [])
+    kept = from_record(stage.store.sessions["s1"], stage.session.reservation, now=0)
+    assert kept.video == stage.session.video, "or an edge that restarts here forgets its offer"
     await stage.ask(announce(ANNOUNCED))
     assert stage.heard[1].endswith(IN_THE_CLEAR)
     assert (stage.session.video.by, stage.sealed) == (VideoEncryptor.EDGE, [stage.session])
