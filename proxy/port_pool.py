@@ -47,8 +47,7 @@ class PortPool:
         self._forget_rested(now)
         free: list[int] = []
         for port in self._ports:
-            use = self._uses.get((address, port))
-            if use is None or use.client == client:
+            if self._is_free(address, port, client):
                 free.append(port)
                 if len(free) == count:
                     return tuple(free)
@@ -72,6 +71,18 @@ class PortPool:
             if use is not None and use.client == client:
                 use.free_at = now + self._rest_s
                 self._resting.append((use.free_at, key))
+
+    def rest_anew(
+        self, address: str, client: ClientId, ports: Iterable[int], *, now: float
+    ) -> None:
+        """Keep ports that a client has had from others, unless they are another's by now."""
+        free = [port for port in ports if self._is_free(address, port, client)]
+        self.hold(address, client, free)
+        self.rest(client, now)
+
+    def _is_free(self, address: str, port: int, client: ClientId) -> bool:
+        use = self._uses.get((address, port))
+        return use is None or use.client == client
 
     def __len__(self) -> int:
         return len(self._uses)

@@ -231,12 +231,21 @@ class SessionTable:
         return SessionPorts(rtsp, dict(zip(flows, own, strict=True)))
 
     def add(self, session: Session) -> None:
-        """Take up a session; the caller has ended the client's former one."""
+        """Take up a session, new or restored; the caller has ended the client's former one."""
         if session.client in self._by_client:
             raise ValueError(f"client {session.client[:12]} has a session already")
         self._by_id[session.id] = session
         self._by_client[session.client] = session.id
         self._hold_ports(session)
+        # A restored session may have left its handshake, or its stream, a moment before.
+        client, since = session.client, session.since
+        if session.state is not SessionState.LAUNCHED:
+            self._rtsp_ports.rest_anew(
+                session.client_address, client, [session.rtsp_port], now=since
+            )
+        if session.state is SessionState.PAUSED:
+            own = session.own_udp_ports.values()
+            self._own_udp_ports.rest_anew(_any_address, client, own, now=since)
 
     def remove(self, session_id: SessionId, now: float) -> Session | None:
         """Forget a session, if it is still known."""
