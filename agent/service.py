@@ -90,6 +90,9 @@ class _ConfirmPin(msgspec.Struct):
     # A little less than the edge waits by default: it shall hear why, and not only nothing.
     timeout_s: Annotated[float, msgspec.Meta(gt=0, le=max_confirm_timeout_s)] = 9.5
 
+    def __repr__(self) -> str:
+        return f"_ConfirmPin(host={self.host!r}, …)"
+
 
 class _WakeHost(msgspec.Struct):
     neighbour: Annotated[str, msgspec.Meta(max_length=128)]

@@ -356,6 +356,8 @@ class World:
             client.next_message = max(client.next_message, message.step + 1)
             if told is not None and isinstance(step, Flow):
                 client.told[step] = told
+                if step is Flow.CONTROL:
+                    client.silenced_at = math.inf
 
     def _must_be_known(self, message: RtspMessage) -> bool:
         session = self._table.of_client(message.client.id)
@@ -368,6 +370,7 @@ class World:
         )
 
     def _set_up(self, session: Session, kind: Flow) -> Told:
+        self._table.set_up(session)
         own_port = session.own_udp_ports.get(kind)
         secret: str | int = self._rng.getrandbits(32) or 1
         if kind is not Flow.CONTROL:

@@ -75,13 +75,14 @@ class Listen(_Section):
 
     @property
     def udp_ports(self) -> tuple[int, ...]:
-        """The ports of the media."""
-        return self.video_port, self.control_port, self.audio_port
+        """The ports of the media: first those that all clients share."""
+        shared = self.video_port, self.control_port, self.audio_port
+        return (*shared, *self.own_udp_port_range)
 
     @model_validator(mode="after")
     def _distinct(self) -> Listen:
         tcp = [self.http_port, self.https_port, *self.rtsp_port_range]
-        udp = [*self.udp_ports, *self.own_udp_port_range]
+        udp = self.udp_ports
         if len(set(tcp)) < len(tcp):
             raise ValueError("http_port, https_port and rtsp_ports overlap")
         if len(set(udp)) < len(udp):

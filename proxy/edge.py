@@ -151,7 +151,7 @@ class _Edge:
         )
         self._tunnel_counters = Counters()
         mac = own_mac(identity.certificate.id)
-        waker = self._waker = Waker(config, mac, self._fleet)
+        waker = self._waker = Waker(config, mac, self._fleet, self._addresses)
         self._media = Media(
             nursery, on_end=self._on_flow_end, take_magic_packet=waker.take_magic_packet
         )
@@ -294,6 +294,7 @@ class _Edge:
             fleet=self._fleet,
             media=self._media,
             doors=self._doors,
+            apart=self._keeper.apart,
             rtsp_refused=self._rtsp.refused,
             tunnels=self._tunnel_counters,
             waker=self._waker,

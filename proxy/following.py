@@ -97,11 +97,14 @@ class Following(Generic[_Flow]):
         self._flows_of = flows_of
         self._limits = limits
         self._where = Whereabouts()
+        # A flood behind a crowd's address asks for all of its control flows, datagram by datagram.
+        self._controls: dict[SessionId, _Flow] = {}
         self._budget: ProofBudget[Source] = ProofBudget(limits)
 
     def note_place(self, flow: _Flow) -> None:
         """Note where a flow is known, each time that this changes."""
         if flow.kind is Flow.CONTROL:
+            self._controls[flow.session] = flow
             # Where it is bound proves nothing until its client shows the session's key.
             self._where.note(flow.session, flow.kind, flow.client_address)
         elif flow.bound_to is not None:
@@ -110,6 +113,8 @@ class Following(Generic[_Flow]):
     def forget(self, flow: _Flow) -> None:
         """Note that a flow has ended."""
         self._where.forget(flow.session, flow.kind)
+        if flow.kind is Flow.CONTROL:
+            self._controls.pop(flow.session, None)
 
     def refusal(self, flow: _Flow, datagram: bytes, source: Source, now: float) -> Refusal | None:
         """Tell why a datagram that carries a flow's secret does not bind or move it, or None."""
@@ -127,9 +132,11 @@ class Following(Generic[_Flow]):
 
     def control_of(self, datagram: bytes, source: Source, now: float) -> _Flow | Stray | Refusal:
         """Find the control flow whose client sent a datagram without CONNECT from elsewhere."""
+        if self._budget.is_spent(source, now):
+            return Stray.TOO_MANY
         candidates = [
             (flow, flow.trail)
-            for flow in map(self._control, self._where.at(source.ip))
+            for flow in map(self._controls.get, self._where.at(source.ip))
             if flow is not None
             and isinstance(flow.trail, ControlTrail)
             and flow.trail.may_know(datagram)
@@ -138,8 +145,7 @@ class Following(Generic[_Flow]):
             return Stray.UNKNOWN
         if all(self._is_heard(flow, now) for flow, _ in candidates):
             return Refusal.HEARD_ELSEWHERE  # whatever it is: no proof would change that
-        if not self._budget.spend(source, now):
-            return Stray.TOO_MANY
+        self._budget.spend(source, len(candidates))
         verdicts = [(flow, trail.judge(datagram)) for flow, trail in candidates]
         fitting = [flow for flow, verdict in verdicts if verdict is Verdict.OURS] or [
             flow
@@ -172,12 +178,9 @@ class Following(Generic[_Flow]):
         )
 
     def _home(self, flow: _Flow) -> str:
-        control = self._control(flow.session)
+        control = self._controls.get(flow.session)
         if control is None:
             return flow.client_address
         if control.bound_to is not None and getattr(control.trail, "sealed", False):
             return control.bound_to.ip
         return control.client_address
-
-    def _control(self, session: SessionId) -> _Flow | None:
-        return self._flows_of(session).get(Flow.CONTROL)

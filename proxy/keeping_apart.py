@@ -6,6 +6,7 @@ apart is refused: a guess would hand one player's stream to another.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
@@ -38,6 +39,8 @@ class KeepingApart:
         self._turns = Turns()
         self._queues: KeyedLocks[BackendId] = KeyedLocks()
         self._given_back = trio.Event()
+        self.refused: Counter[str] = Counter()
+        """Launches, resumes and messages of handshakes that a host was spared, by reason."""
 
     @asynccontextmanager
     async def starting(
@@ -76,7 +79,7 @@ class KeepingApart:
             session.state is _in_handshake
             and self._turns.has(session.backend, session.id, trio.current_time())
         ):
-            raise HostUnavailable(
+            raise self._refusal(
                 "handshake_out_of_turn",
                 f"{session.backend} sets up one session at a time: another one has its turn",
             )
@@ -117,7 +120,7 @@ class KeepingApart:
                         with trio.move_on_at(until):
                             await self._given_back.wait()
         except trio.TooSlowError:
-            raise HostUnavailable(
+            raise self._refusal(
                 "no_turn_at_host",
                 f"{backend} sets up one session at a time, and others took {timeout_s:g} s",
             ) from None
@@ -130,8 +133,12 @@ class KeepingApart:
         if self._fleet.telling(backend) is Telling.ALONE and any(
             one.backend == backend and one.id != session for one in self._table
         ):
-            raise HostUnavailable(
+            raise self._refusal(
                 "sessions_not_told_apart",
                 f"{backend} tells sessions apart by address alone, sees them all from one, and has "
                 "one already: run an agent on its machine so that each has an address of its own",
             )
+
+    def _refusal(self, reason: str, message: str) -> HostUnavailable:
+        self.refused[reason] += 1
+        return HostUnavailable(reason, message)

@@ -58,16 +58,17 @@ class Launcher:
         self._host_apps = host_apps
 
     async def launch(
-        self, client: ClientId, intent: LaunchIntent, request: LaunchRequest
+        self, client: ClientId, intent: LaunchIntent, request: LaunchRequest, give_up_at: float
     ) -> Launched:
         """Start an app somewhere; whoever takes the result gives its slot back in the end.
+
+        At `give_up_at` the client's patience ends.
 
         Raises:
             Refused: nothing could be chosen, or nothing that was chosen started it.
             backends.errors.StoreError: the store is away.
 
         """
-        deadline = trio.current_time() + self._config.launch_timeout_s
         failure: EdgeError | None = None
         while True:
             try:
@@ -79,7 +80,9 @@ class Launcher:
             _log_choice(client, decision)
             backend = decision.backend
             try:
-                return await self._attempt(client, intent, request, decision, reservation, deadline)
+                return await self._attempt(
+                    client, intent, request, decision, reservation, give_up_at
+                )
             except EdgeError as error:
                 self._fleet.release(reservation)
                 failure = error
@@ -89,7 +92,7 @@ class Launcher:
                 raise
             intent = replace(intent, tried=intent.tried | {backend.id})
             tried_enough = len(intent.tried) >= max_attempts
-            if tried_enough or deadline - trio.current_time() < min_attempt_s:
+            if tried_enough or give_up_at - trio.current_time() < min_attempt_s:
                 raise _refused(None, failure, len(intent.tried)) from failure
 
     async def undo(self, client: ClientId, launched: Launched) -> None:
@@ -107,20 +110,20 @@ class Launcher:
         request: LaunchRequest,
         decision: Decision,
         reservation: Reservation,
-        deadline: float,
+        give_up_at: float,
     ) -> Launched:
         backend = decision.backend.id
-        timeout_s = deadline - trio.current_time()
+        timeout_s = max(0.0, give_up_at - trio.current_time())
         if self._fleet.has_room(replace(intent, tried=intent.tried | {backend})):
             # Not all of it, so that something is left for the other.
             timeout_s = min(timeout_s, self._config.launch_attempt_timeout_s)
         session = new_session_id()
         query = request.to_query(app_id=_native_id(decision.backend, intent.app_title))
         asked = HostRequest("/launch", query, session, timeout_s=timeout_s)
-        give_up_at = trio.current_time() + timeout_s
+        attempt_ends_at = trio.current_time() + timeout_s
         async with self._apart.starting(backend, session, timeout_s=timeout_s) as named:
             try:
-                with trio.fail_at(give_up_at):
+                with trio.fail_at(attempt_ends_at):
                     url = await self._host_apps.start(client, backend, asked)
                     named(url.host)
             except BaseException as error:

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from backends.model import Health
 from proxy.doors import Doors
 from proxy.fleet import Fleet
+from proxy.keeping_apart import KeepingApart
 from proxy.media import Media
 from proxy.sessions import SessionState, SessionTable
 from proxy.waker import Waker
@@ -31,6 +32,7 @@ class EdgeCollector(Collector):
         fleet: Fleet,
         media: Media,
         doors: Doors,
+        apart: KeepingApart,
         rtsp_refused: Counter[str],
         tunnels: Counters,
         waker: Waker,
@@ -39,6 +41,7 @@ class EdgeCollector(Collector):
         self._fleet = fleet
         self._media = media
         self._doors = doors
+        self._apart = apart
         self._rtsp_refused = rtsp_refused
         self._tunnels = tunnels
         self._waker = waker
@@ -61,7 +64,14 @@ class EdgeCollector(Collector):
         yield _counter(
             "connections_refused", "TCP connections of clients refused.", self._doors.refused
         )
-        yield _counter("rtsp_refused", "RTSP messages taken for no session's.", self._rtsp_refused)
+        yield _counter(
+            "rtsp_refused", "RTSP messages unreadable or no session's.", self._rtsp_refused
+        )
+        yield _counter(
+            "kept_apart",
+            "What hosts that cannot tell sessions apart were spared.",
+            self._apart.refused,
+        )
         yield _counter(
             "datagrams_dropped",
             "Datagrams that were not carried on.",

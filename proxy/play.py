@@ -39,6 +39,9 @@ _log = structlog.get_logger()
 
 # Clients wait 30 s for it (and 120 s for a launch): nothing may happen after that.
 resume_timeout_s: Final = 25.0
+# For so much of that time a launch or resume waits for another request of its client. The rest is
+# for what it is about itself.
+busy_share: Final = 0.75
 # How long a launch believes in the return of an agent before it gives the session up.
 agent_return_timeout_s: Final = 5.0
 # How long work of the edge's own waits for a client's request to end.
@@ -91,7 +94,9 @@ class Play:
 
         """
         request = _parsed(query, resume=False)
-        async with self._alone(client, timeout_s=self._config.sessions.launch_timeout_s):
+        timeout_s = self._config.sessions.launch_timeout_s
+        give_up_at = trio.current_time() + timeout_s
+        async with self._alone(client, timeout_s=busy_share * timeout_s):
             running = self._sessions.of_client(client)
             if running is not None and not await self._is_lost(running):
                 if running.app_id != request.app_id:
@@ -100,13 +105,14 @@ class Play:
                         "app_already_running",
                         f'"{running.app_title}" is still running for you. Quit it first.',
                     )
-                url = await self._resume(running, address, request)
+                url = await self._resume(running, address, request, give_up_at)
                 return launch_answer(url)
             if running is not None:
                 # Its app may run on, where nobody can be asked to end it.
                 self._host_apps.owe(client, running.backend, running.id)
                 await self.keeper.end(running, "backend_gone")
-            return launch_answer(await self._launch(client, address, request, access))
+            url = await self._launch(client, address, request, access, give_up_at)
+            return launch_answer(url)
 
     async def resume(self, client: ClientId, address: str, query: Query) -> Answer:
         """Go on with the client's running app, on the backend where it runs.
@@ -116,11 +122,12 @@ class Play:
 
         """
         request = _parsed(query, resume=True)
-        async with self._alone(client, timeout_s=resume_timeout_s):
+        give_up_at = trio.current_time() + resume_timeout_s
+        async with self._alone(client, timeout_s=busy_share * resume_timeout_s):
             session = self._sessions.of_client(client)
             if session is None:
                 raise Refused(503, "nothing_to_resume", "No app is running for you any more.")
-            return resume_answer(await self._resume(session, address, request))
+            return resume_answer(await self._resume(session, address, request, give_up_at))
 
     async def cancel(self, client: ClientId, query: Query) -> Answer:
         """End the client's app: at the host if it can be reached, and here in any case."""
@@ -194,7 +201,12 @@ class Play:
         await self.keeper.end(session, "cancelled")
 
     async def _launch(
-        self, client: ClientId, address: str, request: LaunchRequest, access: Access
+        self,
+        client: ClientId,
+        address: str,
+        request: LaunchRequest,
+        access: Access,
+        give_up_at: float,
     ) -> RtspUrl:
         if not self.accepting:
             raise Refused(503, "draining", "This server is about to restart. Try again soon.")
@@ -209,7 +221,7 @@ class Play:
             raise
         intent = LaunchIntent(client, app.title, self._fleet.locate(address), access.regions)
         try:
-            launched = await self._launcher.launch(client, intent, request)
+            launched = await self._launcher.launch(client, intent, request, give_up_at)
         except Refused as error:
             if self._waker and self._waker.wake_for(app.title, access.regions, by=client):
                 raise _being_woken(f'The computer that has "{app.title}"') from error
@@ -248,16 +260,16 @@ class Play:
             raise Refused(404, "no_such_app", "No computer that has this app is online right now.")
         return app
 
-    async def _resume(self, session: Session, address: str, request: LaunchRequest) -> RtspUrl:
+    async def _resume(
+        self, session: Session, address: str, request: LaunchRequest, give_up_at: float
+    ) -> RtspUrl:
         query = request.query
-        timeout_s = resume_timeout_s
         if not request.resume:
             query = await self._as_host_query(session, request)
-            timeout_s = self._config.sessions.launch_timeout_s
         elif query.get("mode") is None:  # moonlight-python sends none
             query = query.replaced(mode=session.mode)
+        timeout_s = max(0.0, give_up_at - trio.current_time())
         asked = HostRequest("/resume", query, session.id, timeout_s=timeout_s)
-        give_up_at = trio.current_time() + timeout_s
         try:
             async with self.keeper.apart.starting(
                 session.backend, session.id, timeout_s=timeout_s

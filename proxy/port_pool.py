@@ -34,7 +34,7 @@ class PortPool:
         self._ports = ports
         self._rest_s = rest_s
         self._uses: dict[tuple[str, int], _Use] = {}
-        self._held: dict[ClientId, list[tuple[str, int]]] = {}
+        self._held: dict[ClientId, set[tuple[str, int]]] = {}
         self._resting: deque[tuple[float, tuple[str, int]]] = deque()
 
     def choose(self, address: str, client: ClientId, now: float, count: int = 1) -> tuple[int, ...]:
@@ -47,8 +47,7 @@ class PortPool:
         self._forget_rested(now)
         free: list[int] = []
         for port in self._ports:
-            use = self._uses.get((address, port))
-            if use is None or use.client == client:
+            if self._is_free(address, port, client):
                 free.append(port)
                 if len(free) == count:
                     return tuple(free)
@@ -58,7 +57,12 @@ class PortPool:
         """Keep ports for a client until it lets them rest."""
         keys = [(address, port) for port in ports]
         self._uses.update((key, _Use(client, math.inf)) for key in keys)
-        self._held.setdefault(client, []).extend(keys)
+        self._held.setdefault(client, set()).update(keys)
+
+    def has(self, address: str, client: ClientId, ports: Iterable[int]) -> bool:
+        """Tell whether nobody else had any of these ports since the client did."""
+        uses = [self._uses.get((address, port)) for port in ports]
+        return all(use is not None and use.client == client for use in uses)
 
     def rest(self, client: ClientId, now: float) -> None:
         """Keep what a client holds from others for the time of rest, wherever it may be by now."""
@@ -67,6 +71,18 @@ class PortPool:
             if use is not None and use.client == client:
                 use.free_at = now + self._rest_s
                 self._resting.append((use.free_at, key))
+
+    def rest_anew(
+        self, address: str, client: ClientId, ports: Iterable[int], *, now: float
+    ) -> None:
+        """Keep ports that a client has had from others, unless they are another's by now."""
+        free = [port for port in ports if self._is_free(address, port, client)]
+        self.hold(address, client, free)
+        self.rest(client, now)
+
+    def _is_free(self, address: str, port: int, client: ClientId) -> bool:
+        use = self._uses.get((address, port))
+        return use is None or use.client == client
 
     def __len__(self) -> int:
         return len(self._uses)

@@ -56,11 +56,12 @@ class RoamingLimits:
     max_proof_age_s: float = 2.0
     """How old the last ping from an address may be to vouch for control that is not sealed."""
 
-    max_proofs_per_s: int = 1_000
-    """Datagrams of unknown sources whose seal is tried."""
+    max_proofs_per_s: int = 4_000
+    """Seals of datagrams of unknown sources that are tried, each with one session's key: some
+    50 µs."""
 
     max_proofs_per_source_per_s: int = 100
-    """A client sends some 20 a second, and a gamer's mouse more."""
+    """A client sends some 20 datagrams a second, and a gamer's mouse more; one is enough."""
 
 
 class PingTrail:
@@ -184,28 +185,35 @@ class Whereabouts:
 
 
 class ProofBudget(Generic[_Source]):
-    """How many datagrams of unknown sources are looked into, in each second.
+    """How often datagrams of unknown sources are held against a session, in each second.
 
-    What it remembers is bounded: it is at most one source for each datagram of one second.
+    What it remembers is bounded: it is at most one source for each proof of one second.
     """
 
     def __init__(self, limits: RoamingLimits) -> None:
         self._limits = limits
         self._second = -math.inf
         self._spent: Counter[_Source] = Counter()
+        self._spent_by_all = 0
 
-    def spend(self, source: _Source, now: float) -> bool:
-        """Take one; False if there are none left for this source, or for all."""
+    def is_spent(self, source: _Source, now: float) -> bool:
+        """Tell whether none is left for this source, or for all."""
         if math.floor(now) != self._second:
             self._second = math.floor(now)
             self._spent.clear()
-        if (
+            self._spent_by_all = 0
+        return (
             self._spent[source] >= self._limits.max_proofs_per_source_per_s
-            or self._spent.total() >= self._limits.max_proofs_per_s
-        ):
-            return False
-        self._spent[source] += 1
-        return True
+            or self._spent_by_all >= self._limits.max_proofs_per_s
+        )
+
+    def spend(self, source: _Source, proofs: int) -> None:
+        """Take the proofs of one datagram, after `is_spent` was asked about its source.
+
+        It gets all that it needs, so that no crowd is too large for a single one.
+        """
+        self._spent[source] += proofs
+        self._spent_by_all += proofs
 
 
 def _is_newer(counter: int, than: int | None) -> bool:

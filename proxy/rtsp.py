@@ -46,6 +46,7 @@ host_answer_timeout_s: Final = 12.0
 close_timeout_s: Final = 2.0
 receive_bytes: Final = 65_536
 ok: Final = 200
+too_slow: Final = "too_slow"
 max_connect_data: Final = 0xFFFFFFFF
 
 
@@ -84,7 +85,7 @@ class RtspProxy:
         self._encrypt_video: EncryptVideo = encrypt_video
         self._seal_video = seal_video
         self.refused: Counter[str] = Counter()
-        """Messages that were not taken for any session's, by reason."""
+        """Messages that could not be read, or were not taken for any session's, by reason."""
 
     async def serve(self, stream: trio.abc.HalfCloseableStream, address: str, port: int) -> None:
         """Answer the one message of a connection from `address` to our `port`."""
@@ -98,9 +99,11 @@ class RtspProxy:
             else:
                 answer = (await self._answer(message, address, port)).encode()
         except trio.TooSlowError:
-            _log.info("rtsp_refused", client_address=address, reason="too_slow")
+            self.refused[too_slow] += 1
+            _log.info("rtsp_refused", client_address=address, reason=too_slow)
             return
         except ProtocolError as error:
+            self.refused[error.reason] += 1
             _log.info("rtsp_refused", client_address=address, reason=error.reason, why=str(error))
             answer = RtspResponse(400, "Bad Request").encode()
         with trio.move_on_after(close_timeout_s):
@@ -138,6 +141,7 @@ class RtspProxy:
         try:
             answer = await self._exchange(exchange, parse_request(opened.plain))
         except ProtocolError as error:
+            self.refused[error.reason] += 1
             _log.info("rtsp_refused", session=opened.session.id, reason=error.reason)
             answer = RtspResponse(400, "Bad Request")
         return exchange.seal("host", answer.encode())
@@ -218,8 +222,7 @@ class RtspProxy:
             )
             return answer
         if request.method == "DESCRIBE":
-            wanted = leg_encryption.is_wanted(self._encrypt_video, session.client_address)
-            answer, session.video = leg_encryption.offer(answer, session.video, wanted=wanted)
+            answer = await self._offer_encryption(session, answer)
         if request.method == "ANNOUNCE":
             self._note_settings(session, request.body)
             self._note_encryption(session, request)
@@ -238,6 +241,15 @@ class RtspProxy:
             _log.info("announcement_not_understood", session=session.id, reason=error.reason)
             return
         self._note_rate(session)
+
+    async def _offer_encryption(self, session: Session, answer: RtspResponse) -> RtspResponse:
+        wanted = leg_encryption.is_wanted(self._encrypt_video, session.client_address)
+        before = session.video
+        answer, session.video = leg_encryption.offer(answer, before, wanted=wanted)
+        if session.video != before:
+            # An edge that restarts now has to know what the client will have been told.
+            await self._keeper.note_video(session)
+        return answer
 
     def _note_encryption(self, session: Session, request: RtspRequest) -> None:
         before, session.video = session.video, leg_encryption.announced(request, session.video)
@@ -264,6 +276,7 @@ class RtspProxy:
             raise HostUnavailable("no_server_port", f"the host named no port for {flow}")
         self._keeper.apart.set_up(session, secret=host_secret is not None)
         terms = FlowTerms(host_port, edge_secret, host_secret)
+        self._keeper.table.set_up(session)
         self._start_flow(session, flow, terms)
         await self._keeper.note_flow(session, flow, terms)
         own = answer.with_transport_port(session.own_udp_ports.get(flow, self._udp_ports[flow]))

@@ -29,6 +29,7 @@ from proxy.sessions import (
     SessionTable,
     VideoEncryptor,
 )
+from revdial.networks import plain_address
 
 _log = structlog.get_logger()
 
@@ -122,9 +123,12 @@ class SessionKeeper:
         await self._write(session)
 
     async def pause(self, session_id: SessionId, why: str) -> None:
-        """Note that a session's client is gone; the app goes on and can be resumed."""
+        """Note that a session's client is gone; the app goes on and can be resumed.
+
+        It may have been paused before, and have had flows set up since.
+        """
         session = self.table.get(session_id)
-        if session is not None and session.state is not SessionState.PAUSED:
+        if session is not None:
             self._flows.stop(session.id)
             self.table.move(session, SessionState.PAUSED, trio.current_time())
             self.apart.over(session.backend, session.id)
@@ -197,7 +201,7 @@ class SessionKeeper:
         session = self.table.get(session_id)
         if session is not None and session.control_client != client:
             session.control_client = client
-            session.client_address = client[0]
+            session.client_address = plain_address(client[0])
             await self._write(session)
 
     async def note_streaming(self, session: Session) -> None:

@@ -231,12 +231,21 @@ class SessionTable:
         return SessionPorts(rtsp, dict(zip(flows, own, strict=True)))
 
     def add(self, session: Session) -> None:
-        """Take up a session; the caller has ended the client's former one."""
+        """Take up a session, new or restored; the caller has ended the client's former one."""
         if session.client in self._by_client:
             raise ValueError(f"client {session.client[:12]} has a session already")
         self._by_id[session.id] = session
         self._by_client[session.client] = session.id
         self._hold_ports(session)
+        # A restored session may have left its handshake, or its stream, a moment before.
+        client, since = session.client, session.since
+        if session.state is not SessionState.LAUNCHED:
+            self._rtsp_ports.rest_anew(
+                session.client_address, client, [session.rtsp_port], now=since
+            )
+        if session.state is SessionState.PAUSED:
+            own = session.own_udp_ports.values()
+            self._own_udp_ports.rest_anew(_any_address, client, own, now=since)
 
     def remove(self, session_id: SessionId, now: float) -> Session | None:
         """Forget a session, if it is still known."""
@@ -263,6 +272,18 @@ class SessionTable:
             self._rest_ports(session, now)
         else:
             self._rtsp_ports.rest(session.client, now)
+
+    def set_up(self, session: Session) -> None:
+        """Note that a flow of a session is about to be set up, perhaps after it was paused.
+
+        A client that names its session may go on with its handshake then. While it was paused its
+        own UDP ports have rested: those that others may have by now it has lost.
+        """
+        own = session.own_udp_ports.values()
+        if self._own_udp_ports.has(_any_address, session.client, own):
+            self._own_udp_ports.hold(_any_address, session.client, own)
+        else:
+            session.own_udp_ports = {}
 
     def _hold_ports(self, session: Session) -> None:
         client, address = session.client, session.client_address

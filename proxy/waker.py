@@ -49,10 +49,13 @@ class Waker:
         config: the edge's configuration.
         mac: the hardware address that players are told.
         fleet: the backends, and the agents to ask.
+        addresses: where the edge listens, and magic packets are heard.
 
     """
 
-    def __init__(self, config: ProxyConfig, mac: bytes, fleet: Fleet) -> None:
+    def __init__(
+        self, config: ProxyConfig, mac: bytes, fleet: Fleet, addresses: Iterable[str]
+    ) -> None:
         self.wakes: Counter[str] = Counter()
         """What came of all wishes, by `WakeOutcome`."""
         self.dropped: Counter[str] = Counter()
@@ -60,6 +63,7 @@ class Waker:
         self._config = config
         self._mac = mac
         self._fleet = fleet
+        self._addresses = tuple(addresses)
         self._rules = tuple(host.rule for host in config.wake.hosts)
         self._history = WakeHistory(config.wake.min_interval_s)
         self._heard_at = -packet_pause_s
@@ -79,7 +83,7 @@ class Waker:
                 self._webhook = await stack.enter_async_context(opening)
             ports = []
             for number in self._config.wake_ports():
-                for address in self._config.listen.addresses:
+                for address in self._addresses:
                     if (port := self._open(address, number)) is not None:
                         stack.callback(port.close)
                         ports.append(port)

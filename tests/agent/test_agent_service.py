@@ -20,7 +20,7 @@ from fake_wolf import FakeWolf, fake_wolf
 from structlog.testing import capture_logs
 
 from agent.config import AgentConfig, HostConfig
-from agent.service import _own_address, _software, run_agent
+from agent.service import _ConfirmPin, _own_address, _software, run_agent
 from revdial.errors import DialRefused, RequestFailed
 from revdial.framing import gather
 from revdial.listener import TunnelListener
@@ -296,6 +296,10 @@ async def test_an_agent_may_be_there_to_wake_its_neighbours_only() -> None:
                 assert await tunnel.request("wake_host", {"neighbour": "pc"}) == {}
                 assert (await card.recv(200)).startswith(b"\xff" * 6)
             nursery.cancel_scope.cancel()
+
+
+def test_a_pin_is_not_shown() -> None:
+    assert PIN not in repr(_ConfirmPin("wolf", PIN, "pair-1"))
 
 
 async def test_a_sunshine_without_its_api_has_no_pins_and_says_what_to_set(tmp_path: Path) -> None:

@@ -80,9 +80,10 @@ class Edge:
             fleet=fleet,
             media=self.media,
             doors=Doors(max_connections=1, max_connections_per_address=1),
+            apart=self.play.keeper.apart,
             rtsp_refused=Counter(),
             tunnels=Counters(),
-            waker=Waker(config, b"", fleet),
+            waker=Waker(config, b"", fleet, ()),
         )
         self.metrics: CollectorRegistry = registry(collector)
         self.application = AdminApi(
@@ -177,9 +178,11 @@ async def test_an_edge_is_alive_and_ready_until_it_drains(edge: Edge) -> None:
 async def test_metrics_count_and_show_no_secret(edge: Edge) -> None:
     edge.play.keeper.table.add(session("s1", label="unguessable"))
     edge.media.dropped["not_a_ping"] += 3
+    edge.play.keeper.apart.refused["no_turn_at_host"] += 2
     response = await edge.ask("GET", "/metrics", token=None)
     assert 'moonhost_sessions{state="launched"} 1.0' in response.text
     assert 'moonhost_datagrams_dropped_total{reason="not_a_ping"} 3.0' in response.text
+    assert 'moonhost_kept_apart_total{reason="no_turn_at_host"} 2.0' in response.text
     assert f'moonhost_backend_healthy{{backend="{BACKEND}"}} 1.0' in response.text
     assert "unguessable" not in response.text
     assert TOKEN not in response.text

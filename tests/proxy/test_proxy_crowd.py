@@ -10,7 +10,7 @@ import pytest
 from fuzz import crowd
 from fuzz.crowd import MixedUp, run
 from moonlight.identity import ClientId
-from proxy import flow_table, matching, port_pool
+from proxy import flow_table, matching, port_pool, sessions
 
 INTERLEAVINGS = 10_000
 FEW = range(2_000)
@@ -72,3 +72,11 @@ def test_own_ports_that_are_anybodys_mix_clients_up(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(flow_table.FlowTable, "add", add)
     with pytest.raises(MixedUp):
         run(FEW)
+
+
+def test_own_ports_that_rest_while_they_are_used_again_mix_clients_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sessions.SessionTable, "set_up", lambda self, session: None)
+    with pytest.raises(MixedUp):
+        run(range(3_150, 3_200))

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
 
 from moonlight.flows import Flow
 from moonlight.ping import build_ping
-from proxy.control_proof import ControlTrail
+from proxy.control_proof import ControlTrail, Verdict
 from proxy.following import Following, Stray
 from proxy.roaming import PingTrail, Refusal, RoamingLimits
 from proxy.sessions import SessionId
@@ -84,12 +85,15 @@ def test_a_replayed_datagram_moves_nothing_even_from_behind_the_same_nat() -> No
 
 
 def test_while_all_that_are_known_there_are_heard_nothing_is_looked_into() -> None:
-    edge = Edge(RoamingLimits(max_proofs_per_source_per_s=0))
+    edge = Edge(RoamingLimits(max_proofs_per_source_per_s=1))
     client, other = Sealing(), Sealing(OTHER_KEY)
-    edge.add("a")[1].trail.note(packet(client.next()), 10.0)
+    _, control = edge.add("a")
+    control.trail.note(packet(client.next()), 10.0)
     edge.add("b", OTHER_KEY)[1].trail.note(packet(other.next()), 10.5)
     datagram, new = packet(client.next()), Place(NAT, 5000)
-    assert edge.following.control_of(datagram, new, 10.6) is Refusal.HEARD_ELSEWHERE
+    for _ in range(2):
+        assert edge.following.control_of(datagram, new, 10.6) is Refusal.HEARD_ELSEWHERE
+    assert edge.following.control_of(datagram, new, 11.0) is control
     assert edge.following.control_of(datagram, new, 11.0) is Stray.TOO_MANY
 
 
@@ -155,9 +159,29 @@ def test_only_so_many_datagrams_of_a_source_are_looked_into_and_none_of_stranger
     found = [edge.following.control_of(foreign, source, 11.0) for _ in range(5)]
     assert found == [Stray.UNPROVEN] * 3 + [Stray.TOO_MANY] * 2
     assert edge.following.control_of(foreign, Place(STRANGER, 1), 11.0) is Stray.UNKNOWN
-    assert edge.following.control_of(b"\x00\x09 noise", source, 11.0) is Stray.UNKNOWN
+    assert edge.following.control_of(b"\x00\x09 noise", Place(NAT, 6000), 11.0) is Stray.UNKNOWN
     # Somebody else's flood behind the same NAT takes nothing from the client.
     assert edge.following.control_of(packet(client.next()), Place(NAT, 5001), 11.0) is control
+
+
+def test_a_flood_among_many_sessions_that_have_not_connected_yet_costs_a_bounded_time() -> None:
+    limits = RoamingLimits()
+    edge = Edge(limits)
+    tried = 0
+    for number in range(50):
+        _, control = edge.add(f"s{number}", bytes([number] * 16))
+        judge = control.trail.judge
+
+        def count(datagram: bytes, judge: Callable[[bytes], Verdict] = judge) -> Verdict:
+            nonlocal tried
+            tried += 1
+            return judge(datagram)
+
+        control.trail.judge = count  # type: ignore[method-assign]
+    foreign = packet(Sealing(OTHER_KEY).next())
+    for number in range(1_000):
+        edge.following.control_of(foreign, Place(NAT, 6_000 + number), 11.0)
+    assert tried == limits.max_proofs_per_s
 
 
 def test_a_connect_binds_a_flow_and_moves_it_only_until_the_client_has_shown_its_key() -> None:

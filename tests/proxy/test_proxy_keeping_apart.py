@@ -196,6 +196,7 @@ async def test_who_waits_in_vain_is_refused_within_the_launch_timeout(
     assert await reason(stage.launch(TV)) == "no_turn_at_host"
     assert trio.current_time() - started == pytest.approx(patience_s)
     assert stage.asked == ["/launch"]
+    assert apart.refused == {"no_turn_at_host": 1}
 
 
 async def test_a_host_without_secrets_has_one_session_and_the_next_is_told_it_is_full(
@@ -252,6 +253,7 @@ async def test_a_handshake_that_shows_the_want_of_secrets_beside_another_session
     assert caught.value.reason == "sessions_not_told_apart"
     with pytest.raises(HostUnavailable):
         apart.check(second)
+    assert apart.refused == {"sessions_not_told_apart": 2}
 
 
 async def test_a_resume_takes_its_turn(stage: Stage, nursery: trio.Nursery) -> None:

@@ -37,7 +37,14 @@ from proxy.errors import HostIdentityChanged, HostRefused, HostUnavailable, Refu
 from proxy.fleet import Fleet
 from proxy.play import Play, agent_return_timeout_s
 from proxy.session_records import to_record
-from proxy.sessions import FlowTerms, SessionId, SessionState, VideoEncryption, VideoEncryptor
+from proxy.sessions import (
+    FlowTerms,
+    PortRules,
+    SessionId,
+    SessionState,
+    VideoEncryption,
+    VideoEncryptor,
+)
 from revdial.errors import DialRefused
 from revdial.messages import AppOffer, HostOffer
 
@@ -435,6 +442,37 @@ async def test_requests_of_one_client_wait_for_each_other_but_not_for_ever(
     assert len(play._client_locks) == 0
 
 
+@pytest.mark.parametrize("resumes", [False, True])
+async def test_nothing_happens_for_a_request_once_its_client_has_stopped_waiting(
+    play: Play,
+    host: Host,
+    config: ProxyConfig,
+    autojump_clock: trio.testing.MockClock,
+    resumes: bool,
+) -> None:
+    """Also where it had to wait for one before it: clients wait 120 s and 30 s, not twice that."""
+    patience_s = 30.0 if resumes else 120.0
+    request = play.resume if resumes else play.launch
+    if resumes:
+        await play.launch(PHONE, HOME, launch_query(DESKTOP))
+    host.silent = {"/launch", "/resume", "/cancel"}
+    took: list[float] = []
+
+    async def ask() -> None:
+        began = trio.current_time()
+        await refusal(request(PHONE, HOME, launch_query(DESKTOP)))
+        took.append(trio.current_time() - began)
+
+    async with trio.open_nursery() as requests:
+        requests.start_soon(ask)
+        for pause_s in (0.35, 0.1):
+            await trio.sleep(pause_s * patience_s)
+            requests.start_soon(ask)
+    assert len(took) == 3
+    assert max(took) < patience_s
+    assert host.paths.count("/resume" if resumes else "/launch") > 1
+
+
 # The app already running, resume, cancel
 
 
@@ -572,6 +610,20 @@ async def test_resume_goes_to_where_the_app_runs(
     assert one.state is SessionState.LAUNCHED
     assert store.sessions[one.id].state == "launched"
     assert taken(fleet) == 1
+
+
+async def test_what_a_late_handshake_has_set_up_is_given_back_when_its_client_leaves(
+    play: Play, flows: FakeFlows
+) -> None:
+    await play.launch(PHONE, HOME, launch_query(GAME, corever="0"))
+    (one,) = play.keeper.table
+    table = play.keeper.table
+    await play.keeper.pause(one.id, "no_handshake")
+    table.set_up(one)
+    await play.keeper.pause(one.id, "client_left")
+    assert flows.stopped == [one.id, one.id]
+    later = trio.current_time() + PortRules(range(1), range(1)).rest_s
+    assert table.choose_ports(TV, HOME, later, own_udp=True).own_udp == one.own_udp_ports
 
 
 async def test_a_resume_begins_without_encryption_of_video_and_with_the_new_key(
@@ -749,6 +801,17 @@ async def test_where_control_comes_from_is_kept_for_a_restart(play: Play, store:
     assert store.sessions[one.id].details == to_record(one).details
     await play.keeper.note_control_client(SessionId("gone"), (HOME, 50_000))
     assert store.sessions.keys() == {one.id}
+
+
+async def test_a_clients_address_is_kept_without_the_interface_that_control_came_in_by(
+    play: Play,
+) -> None:
+    """What other connections and datagrams of it are held against names no interface."""
+    await play.launch(PHONE, "fe80::5", launch_query(GAME))
+    (one,) = play.keeper.table
+    await play.keeper.note_control_client(one.id, ("fe80::5%3", 50_000))
+    assert one.control_client == ("fe80::5%3", 50_000)
+    assert one.client_address == "fe80::5"
 
 
 async def test_a_store_that_is_away_stops_no_stream(play: Play, store: FakeStore) -> None:

@@ -225,9 +225,22 @@ def test_sessions_are_known_exactly_where_their_flows_are(
     assert len(where._known) == len(set(model.values()))
 
 
+def spend(budget: ProofBudget[str], source: str, now: float, proofs: int = 1) -> bool:
+    if budget.is_spent(source, now):
+        return False
+    budget.spend(source, proofs)
+    return True
+
+
 def test_each_source_and_all_together_have_a_number_of_proofs_a_second() -> None:
     budget = ProofBudget[str](RoamingLimits(max_proofs_per_s=5, max_proofs_per_source_per_s=2))
-    assert [budget.spend("a", 1.0) for _ in range(3)] == [True, True, False]
-    assert [budget.spend(source, 1.5) for source in "bcdef"] == [True, True, True, False, False]
+    assert [spend(budget, "a", 1.0) for _ in range(3)] == [True, True, False]
+    assert [spend(budget, source, 1.5) for source in "bcdef"] == [True, True, True, False, False]
     assert len(budget._spent) <= 5
-    assert budget.spend("a", 2.0)
+    assert spend(budget, "a", 2.0)
+
+
+def test_a_datagram_that_is_held_against_many_sessions_costs_as_many_proofs() -> None:
+    budget = ProofBudget[str](RoamingLimits(max_proofs_per_s=5, max_proofs_per_source_per_s=2))
+    assert [spend(budget, "a", 1.0, 3) for _ in range(2)] == [True, False]
+    assert [spend(budget, source, 1.5, 3) for source in "bcd"] == [True, False, False]

@@ -25,6 +25,7 @@ from proxy_fakes import (
 from backends.model import BackendId
 from moonlight.announce import StreamSettings
 from moonlight.flows import Flow
+from moonlight.identity import ClientId
 from moonlight.ping import is_ping_payload
 from moonlight.rtsp import RtspParser, RtspRequest, RtspResponse
 from proxy import rtsp
@@ -218,6 +219,8 @@ async def test_video_is_offered_to_the_client_and_hidden_from_the_host(stage: St
         b"a=x-ss-general.encryptionSupported:2\r\na=x-ss-general.encryptionRequested:2\r\n"
     )
     assert (stage.session.video.by, stage.sealed) == (VideoEncryptor.OFFERED, [])
+    kept = from_record(stage.store.sessions["s1"], stage.session.reservation, now=0)
+    assert kept.video == stage.session.video, "or an edge that restarts here forgets its offer"
     await stage.ask(announce(ANNOUNCED))
     assert stage.heard[1].endswith(IN_THE_CLEAR)
     assert (stage.session.video.by, stage.sealed) == (VideoEncryptor.EDGE, [stage.session])
@@ -283,6 +286,30 @@ async def test_setup_is_answered_with_the_edges_port_and_secret(stage: Stage) ->
     assert stage.store.sessions["s1"] == replace(
         to_record(stage.session), updated_at=stage.store.sessions["s1"].updated_at
     )
+
+
+async def test_a_client_with_own_ports_that_is_late_is_told_them_for_as_long_as_they_are_its(
+    stage: Stage,
+) -> None:
+    stage.answer = lambda _: ok(("Transport", "server_port=48100"))
+    one, table = stage.session, stage.play.keeper.table
+    setup = message("SETUP", "streamid=video/0/0", "label-of-s1")
+
+    def choose(client: str, now: float) -> SessionPorts:
+        return table.choose_ports(ClientId(client), HOME, now, own_udp=True)
+
+    table.await_handshake(one, HOME, choose(one.client, 0.0), 0.0)
+    own = dict(one.own_udp_ports)
+    table.move(one, SessionState.PAUSED, 0.0)
+    assert f"server_port={own[Flow.VIDEO]}" in (await stage.ask(setup)).decode()
+    assert not set(own.values()) & set(choose("other", 1_000.0).own_udp.values())
+
+    table.move(one, SessionState.PAUSED, 0.0)
+    other = session("other", port=48_011)
+    other.own_udp_ports = choose(other.client, 1_000.0).own_udp
+    assert other.own_udp_ports == own
+    table.add(other)
+    assert f"server_port={PORTS[Flow.VIDEO]}" in (await stage.ask(setup)).decode()
 
 
 async def test_control_gets_connect_data_of_the_edge(stage: Stage) -> None:
@@ -518,6 +545,7 @@ async def test_bad_input_is_400_and_one_line_of_the_log(stage: Stage, data: byte
     assert answer == b"RTSP/1.0 400 Bad Request\r\n\r\n"
     (event,) = events
     assert event["event"] == "rtsp_refused"
+    assert stage.proxy.refused == {event["reason"]: 1}
     assert stage.tunnel.dials == []
 
 
@@ -528,6 +556,7 @@ async def test_who_drips_is_let_go_in_time(
     await stream.send_all(b"OPT")
     assert await stream.receive_some(1) == b""
     assert trio.current_time() == rtsp.request_timeout_s
+    assert stage.proxy.refused == {"too_slow": 1}
 
 
 async def test_the_end_is_a_fin_and_what_a_client_sends_late_is_read(stage: Stage) -> None:

@@ -164,6 +164,64 @@ def test_own_udp_ports_rest_after_a_pause_and_are_held_while_streaming() -> None
     assert choose(now=5.0 + REST_S).own_udp == one.own_udp_ports
 
 
+def test_a_handshake_that_goes_on_after_a_pause_has_its_own_udp_ports_again() -> None:
+    sessions = SessionTable(PortRules(PORTS, range(48074, 48077), REST_S))
+    one = session("a")
+    one.own_udp_ports = sessions.choose_ports(one.client, HOME, 0.0, own_udp=True).own_udp
+    sessions.add(one)
+    sessions.move(one, SessionState.PAUSED, 5.0)
+    sessions.set_up(one)
+    choose = partial(sessions.choose_ports, ClientId("b"), HOME, own_udp=True)
+    assert choose(now=6.0 + REST_S).own_udp == {}
+    sessions.move(one, SessionState.STREAMING, 10.0)
+    sessions.set_up(one)
+    assert choose(now=11.0 + REST_S).own_udp == {}
+    sessions.remove(one.id, 20.0)
+    assert choose(now=20.0 + REST_S).own_udp == one.own_udp_ports
+
+
+def test_own_udp_ports_that_have_become_anothers_are_lost() -> None:
+    sessions = SessionTable(PortRules(PORTS, range(48074, 48077), REST_S))
+    one, two = session("a"), session("b")
+    one.own_udp_ports = sessions.choose_ports(one.client, HOME, 0.0, own_udp=True).own_udp
+    sessions.add(one)
+    sessions.move(one, SessionState.PAUSED, 0.0)
+    two.own_udp_ports = sessions.choose_ports(two.client, HOME, REST_S, own_udp=True).own_udp
+    sessions.add(two)
+    sessions.set_up(one)
+    assert one.own_udp_ports == {}
+    sessions.set_up(two)
+    assert set(two.own_udp_ports.values()) == {48074, 48075, 48076}
+
+
+@pytest.mark.parametrize("state", [SessionState.STREAMING, SessionState.PAUSED])
+def test_the_ports_of_a_restored_session_rest_as_if_no_edge_had_ended(state: SessionState) -> None:
+    one = session("a", state=state, since=100.0)
+    one.own_udp_ports = dict(zip(Flow, OWN, strict=False))
+    sessions = table(one)
+    choose = partial(sessions.choose_ports, ClientId("b"), HOME, own_udp=True)
+    assert choose(now=99.0 + REST_S).rtsp == 48011
+    assert not set(choose(now=99.0 + REST_S).own_udp.values()) & set(one.own_udp_ports.values())
+    assert choose(now=100.0 + REST_S).rtsp == 48010
+    still_its = choose(now=100.0 + REST_S).own_udp != one.own_udp_ports
+    assert still_its is (state is SessionState.STREAMING)
+
+
+@pytest.mark.parametrize("paused_first", [False, True])
+def test_a_restored_session_takes_no_port_from_the_one_that_was_told_it_since(
+    paused_first: bool,
+) -> None:
+    paused = session("a", state=SessionState.PAUSED)
+    streams = session("b", state=SessionState.STREAMING)
+    paused.own_udp_ports = dict(zip(Flow, OWN, strict=False))
+    streams.own_udp_ports = dict(paused.own_udp_ports)
+    sessions = table(*((paused, streams) if paused_first else (streams, paused)))
+    told = sessions.choose_ports(ClientId("c"), HOME, 10 * REST_S, own_udp=True)
+    assert set(told.own_udp.values()) == {48077, 48078, 48079}
+    sessions.set_up(streams)
+    assert streams.own_udp_ports
+
+
 def test_two_restored_sessions_on_one_port_do_not_free_it_for_each_other() -> None:
     one, two = session("a"), session("b")
     sessions = table(one, two)

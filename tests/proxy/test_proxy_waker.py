@@ -114,7 +114,7 @@ async def running(*hosts: dict[str, Any], **settings: Any) -> AsyncIterator[Edge
     store = FakeStore()
     store.know(b"", PHONE)
     fleet = Fleet(store, Registry(config.registry_rules()))
-    waker = Waker(config, MAC, fleet)
+    waker = Waker(config, MAC, fleet, config.listen.addresses)
     play = new_play(config, store, fleet, NoTls(), FakeFlows(), waker)
     async with trio.open_nursery() as nursery:
         await nursery.start(waker.run)
@@ -323,6 +323,20 @@ async def test_datagrams_at_the_ports_for_it_wake_or_are_counted() -> None:
         assert edge.waker.dropped == {"no_magic_packet_of_ours": 1}
 
 
+async def test_the_ports_are_opened_where_the_edge_listens_and_nowhere_else() -> None:
+    """Of the default addresses that may be fewer than configured: see `proxy.listening`."""
+    port = free_port()
+    wake = {"hosts": (BY_AGENT,), "ports": (port,)}
+    config = ProxyConfig.model_validate({"hostname": "h", "wake": wake})
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as taken:
+        taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        taken.bind(("::", port))
+        waker = Waker(config, MAC, Fleet(FakeStore(), Registry()), ("127.0.0.1",))
+        async with trio.open_nursery() as nursery:
+            await nursery.start(waker.run)
+            nursery.cancel_scope.cancel()
+
+
 async def test_a_port_that_was_asked_for_and_is_taken_stops_the_start() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("0.0.0.0", 0))
@@ -336,7 +350,7 @@ async def test_a_port_that_was_not_asked_for_is_skipped_with_a_word() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("0.0.0.0", 0))
         with capture_logs() as logs:
-            waker = Waker(ProxyConfig(hostname="h"), MAC, Fleet(FakeStore(), Registry()))
+            waker = Waker(ProxyConfig(hostname="h"), MAC, Fleet(FakeStore(), Registry()), ())
             assert waker._open("0.0.0.0", taken.getsockname()[1]) is None
     (log,) = logs
     assert log["event"] == "wake_port_skipped"
