@@ -127,7 +127,7 @@ class Following(Generic[_Flow]):
             return Refusal.HEARD_ELSEWHERE if self._is_heard(flow, now) else None
         if flow.kind is Flow.CONTROL:
             return None  # nothing is known of its client
-        place = Place(bound.ip, self._home(flow), self._others_heard_at(flow, bound.ip))
+        place = self._place(flow, bound.ip)
         return refusal_of_ping(trail, datagram, source.ip, place, now=now, limits=self._limits)
 
     def control_of(self, datagram: bytes, source: Source, now: float) -> _Flow | Stray | Refusal:
@@ -177,10 +177,11 @@ class Following(Generic[_Flow]):
             default=-math.inf,
         )
 
-    def _home(self, flow: _Flow) -> str:
+    def _place(self, flow: _Flow, bound_ip: str) -> Place:
+        others_heard_at = self._others_heard_at(flow, bound_ip)
         control = self._controls.get(flow.session)
         if control is None:
-            return flow.client_address
+            return Place(bound_ip, flow.client_address, others_heard_at)
         if control.bound_to is not None and getattr(control.trail, "sealed", False):
-            return control.bound_to.ip
-        return control.client_address
+            return Place(bound_ip, control.bound_to.ip, others_heard_at, control.trail.heard_at)
+        return Place(bound_ip, control.client_address, others_heard_at)

@@ -7,7 +7,8 @@ from elsewhere. Three things tell the client from such a copy:
 - a client that has moved is silent where it was, so nobody is followed away from an address that
   is still heard from;
 - its control stream is sealed under the session's key, so where that comes from is its *home*:
-  video and audio come back to it at once, whoever has drawn them away.
+  video and audio come back to it at once, whoever has drawn them away, and while control is heard
+  there also whatever was counted meanwhile.
 
 The client pings every 500 ms. It is therefore followed by its first or second ping.
 """
@@ -54,7 +55,8 @@ class RoamingLimits:
     """Of the flow, while the session's other flows are heard from the address."""
 
     max_proof_age_s: float = 2.0
-    """How old the last ping from an address may be to vouch for control that is not sealed."""
+    """How old the last ping from an address may be to vouch for control that is not sealed, and
+    how old sealed control may be to vouch for pings."""
 
     max_proofs_per_s: int = 4_000
     """Seals of datagrams of unknown sources that are tried, each with one session's key: some
@@ -95,6 +97,10 @@ class PingTrail:
         highest = self._at_home if coming_home else self._highest
         return ping.payload is None or _is_newer(ping.counter, highest)
 
+    def begin_anew(self) -> None:
+        """Forget what was counted: it may have been forged."""
+        self._highest = self._at_home = None
+
     def leave_home(self) -> None:
         """Note that the flow is about to move away from home."""
         self._at_home = self._highest
@@ -113,6 +119,8 @@ class Place:
     """Where the session's control comes from, or where it was launched from before that."""
     others_heard_at: float = -math.inf
     """When another flow of the session was last heard from the bound address."""
+    home_heard_at: float = -math.inf
+    """When control that is sealed was last heard from home."""
 
 
 def refusal_of_ping(
@@ -138,6 +146,8 @@ def refusal_of_ping(
 
     """
     coming_home = source_ip == place.home_ip != place.bound_ip
+    if coming_home and now - place.home_heard_at < limits.max_proof_age_s:
+        trail.begin_anew()
     if not trail.is_newer(datagram, coming_home=coming_home):
         return Refusal.REPLAYED
     if coming_home:

@@ -224,10 +224,36 @@ def test_video_comes_home_to_where_control_is_proven() -> None:
     assert edge.following.refusal(video, ping, home, 10.1) is Refusal.HEARD_ELSEWHERE
 
 
+def test_a_forged_ping_far_ahead_keeps_video_away_only_while_control_is_silent() -> None:
+    """Whoever reads pings and writes any source address can make the client's own look old."""
+    edge, client = Edge(), Sealing()
+    video, control = edge.add("a")
+    home, stranger = Place(NAT, 1000), Place(STRANGER, 1)
+    video.trail.note(build_ping(PAYLOAD, 10), 10.0)
+    video.trail.note(build_ping(PAYLOAD, 1_000_000), 10.1)  # with the client's address
+    video.trail.note(build_ping(PAYLOAD, 11), 10.5)
+    forged = build_ping(PAYLOAD, 1_000_001)
+    assert edge.following.refusal(video, forged, stranger, 13.0) is None
+    video.bound_to = stranger
+    video.trail.note(forged, 13.0)
+    own = build_ping(PAYLOAD, 16)
+    assert edge.following.refusal(video, own, home, 13.1) is Refusal.REPLAYED
+    control.trail.note(packet(client.next()), 13.1)
+    assert edge.following.refusal(video, own, home, 16.0) is Refusal.REPLAYED
+    control.trail.note(packet(client.next()), 16.0)
+    assert edge.following.refusal(video, own, home, 16.1) is None
+    video.bound_to = home
+    video.trail.note(own, 16.1)
+    assert video.trail.heard_at == 16.1
+    forged = build_ping(PAYLOAD, 1_000_002)
+    assert edge.following.refusal(video, forged, stranger, 16.2) is Refusal.HEARD_ELSEWHERE
+
+
 def test_without_control_home_is_where_the_session_was_launched() -> None:
     edge = Edge()
-    video, _ = edge.add("a")
+    video, control = edge.add("a")
     del edge.flows[SessionId("a")][Flow.CONTROL]
+    edge.following.forget(control)
     video.bound_to = Place(STRANGER, 1)
     video.trail.note(build_ping(PAYLOAD, 1), 10.0)
     assert edge.following.refusal(video, build_ping(PAYLOAD, 2), Place(NAT, 1), 10.1) is None
