@@ -22,11 +22,11 @@ endif
 
 # Two halves that take about as long, each of them at home in one core.
 unit-edge:
-	COVERAGE_FILE=.coverage.edge $(BIN)/coverage run -m pytest tests/proxy tests/revdial
+	COVERAGE_FILE=.coverage.edge $(BIN)/coverage run -m pytest tests/backends tests/proxy tests/revdial
 
 unit-rest:
 	COVERAGE_FILE=.coverage.rest $(BIN)/coverage run -m pytest tests \
-		--ignore=tests/e2e --ignore=tests/proxy --ignore=tests/revdial
+		--ignore=tests/e2e --ignore=tests/backends --ignore=tests/proxy --ignore=tests/revdial
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
