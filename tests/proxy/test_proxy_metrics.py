@@ -280,7 +280,8 @@ async def test_a_session_has_its_figures_and_those_of_its_own_agent(
     control.watch.client.rtt_s, control.watch.host.retransmissions = 0.03, 2
     async with serving(fleet, tunnel):
         report = FlowReport("s1", "video", {"stale": 4, "invented": 1}, 2, 40)
-        await beat(fleet, tunnel, Heartbeat(flows=(report,)))
+        of_audio = FlowReport("s1", "audio", {"parity": 6})
+        await beat(fleet, tunnel, Heartbeat(flows=(report, of_audio)))
         of_s1 = (BACKEND, "video", "s1")
         assert (await scraped.samples("moonhost_session_sent_bytes"))[of_s1] == 1000
         assert (await scraped.samples("moonhost_session_rtp_gaps"))[of_s1] == 5
@@ -291,6 +292,7 @@ async def test_a_session_has_its_figures_and_those_of_its_own_agent(
         assert dropped == {
             (BACKEND, "video", "stale", "s1"): 4,
             (BACKEND, "video", "other", "s1"): 1,
+            (BACKEND, "audio", "parity", "s1"): 6,
         }
         assert (await scraped.samples("moonhost_session_agent_dropped_frames"))[of_s1] == 2
         assert (await scraped.samples("moonhost_session_backlog_age_seconds"))[of_s1] == 0.04
