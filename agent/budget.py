@@ -6,6 +6,14 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
+import msgspec.structs
+
+from revdial.messages import (
+    FlowReport,
+    Heartbeat,
+    max_control_message_bytes,
+    max_flow_reports,
+)
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -13,6 +21,10 @@ max_app_bytes = 36_864
 """Of all hosts' apps together, so that a hello stays within a control message."""
 max_gpu_bytes = 15_360
 """Of all hosts' GPUs together, so that a heartbeat does too, new apps and 64 hosts included."""
+
+
+message_margin_bytes = 128
+"""What a heartbeat's own punctuation takes beside its parts."""
 
 
 def fit(items: Sequence[T], max_bytes: int) -> tuple[T, ...]:
@@ -25,3 +37,10 @@ def fit(items: Sequence[T], max_bytes: int) -> tuple[T, ...]:
             break
         kept.append(item)
     return tuple(kept)
+
+
+def with_flows(heartbeat: Heartbeat, flows: Sequence[FlowReport]) -> Heartbeat:
+    """Give the same heartbeat with as many of `flows` as a control message has room for."""
+    taken = len(msgspec.json.encode(heartbeat)) + message_margin_bytes
+    kept = fit(flows[:max_flow_reports], max_control_message_bytes - taken)
+    return msgspec.structs.replace(heartbeat, flows=kept)

@@ -7,9 +7,10 @@ never notices. What the host sends meanwhile is discarded and counted: late is l
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 import trio
@@ -19,6 +20,8 @@ from agent.config import LimitsConfig
 from agent.targets import Target
 from revdial.errors import DialRefused, TunnelError, printable
 from revdial.flow import DatagramChannel
+from revdial.messages import FlowReport
+from revdial.observer import AgentLoss
 from revdial.udp import DatagramSocket
 
 _Key = tuple[str, str]
@@ -34,6 +37,8 @@ class FlowCounters:
     evicted: int = 0
     discarded_datagrams: int = 0
     """From the host, while no data WebSocket carried the flow."""
+    losses: Counter[str] = field(default_factory=Counter)
+    """Datagrams that closed sockets did not take, by `AgentLoss`."""
 
 
 class _Flow:
@@ -49,6 +54,9 @@ class _Flow:
         self.reader = trio.CancelScope()
         # Only one task may read a socket, and a cancelled one takes a moment to let go.
         self.reading = trio.Lock()
+        self.channel: DatagramChannel | None = None
+        self.dropped: Counter[str] = Counter()
+        self.dropped_frames = 0
 
     def take_over(self) -> int:
         """Stop whoever reads; only the holder of the newest turn may keep the flow afterwards."""
@@ -57,6 +65,22 @@ class _Flow:
         self.reader = trio.CancelScope()
         self.held = False
         return self.turn
+
+    def leave(self, channel: DatagramChannel) -> None:
+        """Keep the figures of a data WebSocket that carries the flow no more."""
+        self.dropped.update({str(why): count for why, count in channel.dropped.items()})
+        self.dropped_frames += channel.dropped_frames
+        if self.channel is channel:
+            self.channel = None
+
+    def report(self, session: str, flow: str) -> FlowReport:
+        """Tell what was dropped of it, and what has waited for how long."""
+        dropped, frames, age_s = Counter(self.dropped), self.dropped_frames, 0.0
+        if self.channel is not None:
+            dropped.update({str(why): count for why, count in self.channel.dropped.items()})
+            frames += self.channel.dropped_frames
+            age_s = self.channel.take_peak_age_s()
+        return FlowReport(session, flow, dict(dropped), frames, round(age_s * 1000))
 
     def close(self) -> None:
         """Close the socket and give the source address back."""
@@ -116,9 +140,11 @@ class FlowRelay:
         try:
             async with flow.reading:
                 with reader:
+                    flow.channel = channel
                     channel.on_rate(flow.socket.expect)
                     await _relay(flow.socket, channel)
         finally:
+            flow.leave(channel)
             self._log.info(
                 "flow_ended",
                 session=printable(session),
@@ -129,6 +155,20 @@ class FlowRelay:
             if flow.turn == turn:
                 flow.held = True
                 self._nursery.start_soon(self._hold, key, flow, turn)
+
+    def losses(self) -> Counter[str]:
+        """Return what was dropped beside tunnels, since the agent started, by `AgentLoss`."""
+        losses = Counter(self.counters.losses)
+        losses[AgentLoss.HELD] += self.counters.discarded_datagrams
+        for flow in self._flows.values():
+            _count_socket(losses, flow.socket)
+        return losses
+
+    def reports(self) -> list[FlowReport]:
+        """Tell of the flows that lost something or make something wait; the latest first."""
+        reports = (flow.report(*key) for key, flow in self._flows.items())
+        telling = [one for one in reports if one.dropped or one.backlog_age_ms]
+        return sorted(telling, key=lambda one: -one.backlog_age_ms)
 
     def _flow_for(self, key: _Key, target: Target, origin: str) -> _Flow:
         flow = self._flows.get(key)
@@ -193,7 +233,16 @@ class FlowRelay:
             self.counters.discarded_datagrams += sum(map(len, runs))
 
     def _close(self, key: _Key) -> None:
-        self._flows.pop(key).close()
+        flow = self._flows.pop(key)
+        _count_socket(self.counters.losses, flow.socket)
+        flow.close()
+
+
+def _count_socket(losses: Counter[str], socket: DatagramSocket) -> None:
+    counters = socket.counters
+    losses[AgentLoss.HOST_SOCKET_FULL] += counters.send_would_block
+    losses[AgentLoss.HOST_REFUSED] += counters.send_refused
+    losses[AgentLoss.HOST_UNREACHABLE] += counters.send_failed + counters.send_too_large
 
 
 async def _relay(socket: DatagramSocket, channel: DatagramChannel) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib.metadata
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from typing import Annotated
 from urllib.parse import urlsplit
 
 import msgspec
+import msgspec.structs
 import trio
 
 from agent.addresses import SourceAddresses
+from agent.budget import with_flows
 from agent.config import AgentConfig, EdgeConfig, HostConfig, token_of
 from agent.errors import HostApiError, NeighbourError
 from agent.flows import FlowRelay
@@ -31,7 +34,8 @@ from revdial.errors import RequestFailed
 from revdial.flow import DatagramChannel
 from revdial.framing import Preamble
 from revdial.limits import DialerLimits
-from revdial.messages import Dial, Hello, Json
+from revdial.messages import Dial, Heartbeat, Hello, Json
+from revdial.observer import Counters
 from revdial.stream import WebSocketStream
 from settings import ConfigError, Problem
 
@@ -64,18 +68,20 @@ async def run_agent(
         flows = await stack.enter_async_context(FlowRelay.open(addresses, config.limits))
         # Before the first hello, so that players see the apps as soon as they see the host.
         await telemetry.refresh_apps()
-        agent = Agent(config, addresses, telemetry, flows)
+        observer = Counters()
+        agent = Agent(config, addresses, telemetry, flows, observer)
         dialer = TunnelDialer(
             config.edge.url,
             token,
             tls,
             hello=agent.hello,
-            heartbeat=telemetry.heartbeat,
+            heartbeat=agent.heartbeat,
             check=agent.check,
             on_stream=agent.on_stream,
             on_flow=agent.on_flow,
             on_request=agent.on_request,
             classify=shard_of,
+            observer=observer,
             limits=DialerLimits(
                 max_data_connections=config.limits.max_streams + config.limits.max_flows
             ),
@@ -107,12 +113,14 @@ class Agent:
         addresses: SourceAddresses,
         telemetry: Telemetry,
         flows: FlowRelay,
+        observer: Counters | None = None,
     ) -> None:
         self._config = config
         self._hosts: Mapping[str, HostConfig] = {host.name: host for host in config.hosts}
         self._addresses = addresses
         self._telemetry = telemetry
         self._flows = flows
+        self._observer = observer or Counters()
         self._streams = StreamRelay(addresses, config.limits)
         self._neighbours = Neighbours(config.neighbours)
         self._software = _software()
@@ -129,6 +137,14 @@ class Agent:
             software=self._software,
             hosts=self._telemetry.offers(),
         )
+
+    async def heartbeat(self) -> Heartbeat:
+        """Tell how hosts and machine are, and what was lost here."""
+        losses = self._flows.losses() + Counter(
+            {str(reason): count for reason, count in self._observer.losses.items()}
+        )
+        told = msgspec.structs.replace(await self._telemetry.heartbeat(), losses=dict(losses))
+        return with_flows(told, self._flows.reports())
 
     async def check(self, dial: Dial) -> None:
         """Raise `DialRefused` for what is not on the list."""

@@ -23,16 +23,18 @@ from fuzz import captures
 from fuzz.media_targets import MEDIA_TARGETS
 from fuzz.target import Target, as_datagrams, check_error, chunks, datagrams, promise
 from moonlight.enet import NO_PEER, Connect, parse_packet
+from moonlight.enet_glance import glance
 from moonlight.errors import ProtocolError
 from moonlight.flows import Flow
 from moonlight.identity import ClientId
 from moonlight.launch import RtspUrl
 from moonlight.ping import build_ping, parse_ping
 from proxy.config import ProxyConfig
+from proxy.control_rtt import ControlWatch
 from proxy.rtp_loss import SequenceGaps
 from proxy.session_records import from_record, to_record
 from proxy.sessions import FlowTerms, Session, SessionId, SessionState, StreamKey
-from proxy.translation import ConnectTranslation, PingTranslation, says_goodbye
+from proxy.translation import ConnectTranslation, PingTranslation
 from revdial import messages
 from revdial.errors import BadMessage
 from revdial.frames import FrameSplitter, binary_frame
@@ -152,8 +154,20 @@ def _frames_seeds() -> list[bytes]:
 # -- the edge ----------------------------------------------------------------------------------
 
 
+def _control_rtt(data: bytes) -> None:
+    seen = glance(data)
+    watch = ControlWatch()
+    watch.to_host(data, 0.0)
+    watch.to_client(data, 0.0)
+    try:
+        kinds = [command.kind for command in parse_packet(data).commands]
+    except ProtocolError:
+        kinds = []
+    promise([one.kind for one in seen] == kinds, "a glance sees what a parser sees")
+
+
 def _translation(data: bytes) -> None:
-    says_goodbye(data)
+    _control_rtt(data)
     ping = PingTranslation(_EDGE_PAYLOAD, _HOST_PAYLOAD).to_host(data)
     if isinstance(ping, bytes) and (seen := parse_ping(data)):
         promise(seen.payload == _EDGE_PAYLOAD, "only the edge's payload gets through")

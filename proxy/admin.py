@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import structlog
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -29,6 +29,7 @@ from proxy.admin_http import Handler, problem, read_json
 from proxy.errors import EdgeError, Refused
 from proxy.fleet import Fleet
 from proxy.media import Media
+from proxy.metrics import exposition
 from proxy.nvhttp import NvHttp
 from proxy.pairing_desk import Attempt, AttemptId, PairingDesk
 from proxy.play import Play
@@ -216,7 +217,7 @@ class AdminApi:
         return PlainTextResponse("ready\n")
 
     async def _exposition(self, request: Request) -> Response:
-        return Response(generate_latest(self._metrics), media_type=CONTENT_TYPE_LATEST)
+        return Response(await exposition(self._metrics), media_type=CONTENT_TYPE_LATEST)
 
 
 def _pairing(attempt: Attempt) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -16,10 +17,13 @@ from moonlight.flows import Flow
 from moonlight.shards import shard_of
 from moonlight.video_encryption import ENCRYPTION_OVERHEAD_BYTES, VideoSealer
 from proxy.control_proof import ControlTrail
+from proxy.control_rtt import ControlWatch
+from proxy.jitter import Jitter
+from proxy.losses import FlowDrop, late
 from proxy.roaming import PingTrail
 from proxy.rtp_loss import SequenceGaps
 from proxy.sessions import SessionId
-from proxy.translation import Translation, UplinkDrop, says_goodbye
+from proxy.translation import Translation, UplinkDrop
 from proxy.udp_port import Arrival, Endpoint, connect_socket
 from revdial.backlog import Backlog, BacklogLimits, each_alone
 from revdial.errors import DialRefused, TunnelError
@@ -54,6 +58,21 @@ class FlowEnd(enum.StrEnum):
     TUNNEL_GONE = "tunnel_gone"
     REFUSED = "refused_by_agent"
     FAILED = "failed"
+
+
+@dataclass(slots=True)
+class Carried:
+    """What went through flows of one kind."""
+
+    datagrams_to_client: int = 0
+    bytes_to_client: int = 0
+    datagrams_to_host: int = 0
+
+    def add(self, flow: ClientFlow) -> None:
+        """Add what went through a flow."""
+        self.datagrams_to_client += flow.datagrams_to_client
+        self.bytes_to_client += flow.bytes_to_client
+        self.datagrams_to_host += flow.datagrams_to_host
 
 
 class ClientFlow:
@@ -106,6 +125,8 @@ class ClientFlow:
         self.trail = PingTrail() if trail is None else trail
         self.dropped: Counter[str] = Counter()
         self.gaps = SequenceGaps(_counted_payload_type[kind])
+        self.jitter = Jitter()
+        self.watch = ControlWatch() if kind is Flow.CONTROL else None
         self.datagrams_to_client = 0
         self.bytes_to_client = 0
         self.datagrams_to_host = 0
@@ -141,7 +162,7 @@ class ClientFlow:
             self._bind(arrival)
         if self.bound_to == arrival.client:
             self.trail.note(arrival.datagram, trio.current_time())
-        self._waiting.append(arrival.datagram)
+        self._wait(arrival.datagram)
         return True
 
     def set_rate(self, kbps: int) -> None:
@@ -157,7 +178,7 @@ class ClientFlow:
         if self._socket is not None:
             _count_socket(sockets, self._socket)
         for drop, datagrams in self._arriving.dropped.items():
-            sockets[f"late_{drop}"] += datagrams
+            sockets[late(drop)] += datagrams
         return sockets
 
     def _bind(self, arrival: Arrival) -> None:
@@ -170,7 +191,7 @@ class ClientFlow:
             )
         except OSError as error:
             self.bound_to = before
-            self.dropped["cannot_bind"] += 1
+            self.dropped[FlowDrop.CANNOT_BIND] += 1
             _log.warning(
                 "flow_cannot_be_bound", session=self.session, flow=self.kind, why=error.strerror
             )
@@ -190,12 +211,17 @@ class ClientFlow:
 
     def _stray_or_own(self, arrival: Arrival) -> None:
         if arrival.client == self.bound_to:
-            self._waiting.append(arrival.datagram)
+            self._wait(arrival.datagram)
         else:
             self._on_stray(arrival)
 
+    def _wait(self, datagram: bytes) -> None:
+        if len(self._waiting) == max_waiting_datagrams:
+            self.dropped[FlowDrop.WAITING_TOO_LONG] += 1
+        self._waiting.append(datagram)
+
     def _drop_stray(self, _: Arrival) -> None:
-        self.dropped["stray"] += 1
+        self.dropped[FlowDrop.STRAY] += 1
 
     async def run(self, on_stray: Callable[[Arrival], None]) -> FlowEnd:
         """Carry datagrams both ways; return why it ended. Cancelling closes everything.
@@ -222,13 +248,14 @@ class ClientFlow:
                     self._channel = channel
                     # Another process may be at its other end, with another clock.
                     self._lateness = Lateness()
+                    self.jitter.restart()
                     if self._kbps is not None:
                         self.set_rate(self._kbps)
                     end = await self._carry(channel)
                     self._channel = None
                 if end is not None:
                     return end
-                self.dropped["tunnel_broke"] += 1
+                self.dropped[FlowDrop.TUNNEL_BROKE] += 1
         finally:
             if self._socket is not None:
                 self._socket.close()
@@ -277,9 +304,13 @@ class ClientFlow:
             batch = await channel.receive_batch()
             socket = self._socket
             if socket is None:
-                self.dropped["client_not_bound"] += sum(map(len, batch.runs))
+                self.dropped[FlowDrop.NOT_BOUND] += sum(map(len, batch.runs))
                 continue
-            if self.kind is not Flow.CONTROL:
+            if self.watch is not None:
+                now_s = trio.current_time()
+                for datagram in batch.datagrams():
+                    self.watch.to_client(datagram, now_s)
+            else:
                 # Before anything is left out here: these are the losses before the tunnel.
                 for run in batch.runs:
                     self.gaps.note_run(run.data, run.segment_size)
@@ -293,6 +324,7 @@ class ClientFlow:
         if self.kind is Flow.CONTROL:
             return batch.runs
         now_s = trio.current_time()
+        self.jitter.note(batch.microseconds, now_s)
         # As if it had waited here for as long as it is late; the rules are those of the agent.
         self._arriving.push(batch.runs, now_s - self._lateness.note(batch.microseconds, now_s))
         runs: list[Run] = []
@@ -343,8 +375,10 @@ class ClientFlow:
                 self.dropped[result] += 1
             else:
                 translated.append(result)
-                self.trail.note(datagram, trio.current_time())
-                self._left |= self.kind is Flow.CONTROL and says_goodbye(result)
+                now_s = trio.current_time()
+                self.trail.note(datagram, now_s)
+                if self.watch is not None:
+                    self._left |= self.watch.to_host(result, now_s)
         if translated:
             channel.send_batch(gather(translated))
             self.datagrams_to_host += len(translated)
@@ -352,6 +386,6 @@ class ClientFlow:
 
 def _count_socket(dropped: Counter[str], socket: DatagramSocket) -> None:
     counters = socket.counters
-    dropped["client_socket_full"] += counters.send_would_block
-    dropped["client_refused"] += counters.send_refused
-    dropped["client_unreachable"] += counters.send_failed + counters.send_too_large
+    dropped[FlowDrop.SOCKET_FULL] += counters.send_would_block
+    dropped[FlowDrop.CLIENT_REFUSED] += counters.send_refused
+    dropped[FlowDrop.UNREACHABLE] += counters.send_failed + counters.send_too_large

@@ -12,6 +12,7 @@ import structlog
 import trio
 
 from proxy.errors import StartFailed
+from proxy.losses import DoorRefusal
 from revdial.networks import network_of, plain_address
 from revdial.proxies import TrustedProxies
 from revdial.proxy_protocol import HeaderRefused, Route
@@ -79,6 +80,8 @@ class Doors:
         self._nameless = 0
         """Connections of proxies that have not told yet whose they are."""
         self.refused: Counter[str] = Counter()
+        self.failed = 0
+        """Connections whose handler broke: each is a bug, and in the log."""
 
     @property
     def open_connections(self) -> int:
@@ -108,7 +111,7 @@ class Doors:
                 except OSError as error:
                     if error.errno not in _no_descriptors:
                         raise
-                    self.refused["no_descriptors"] += 1
+                    self.refused[DoorRefusal.NO_DESCRIPTORS] += 1
                     await trio.sleep(accept_pause_s)
                     continue
                 nursery.start_soon(self._serve_one, stream, handler)
@@ -123,7 +126,7 @@ class Doors:
                 stream, plain_address(peer[0]), plain_address(local[0]), local[1]
             )
             if self.open_connections >= self._max_connections:
-                self.refused["too_many_connections"] += 1
+                self.refused[DoorRefusal.TOO_MANY] += 1
             elif not self._proxies.speak_for_others(connection.address):
                 await self._serve_known(connection, handler)
             elif (routed := await self._read_header(connection)) is not None:
@@ -131,7 +134,7 @@ class Doors:
 
     async def _serve_known(self, connection: Connection, handler: Serve) -> None:
         if self._open[network_of(connection.address)] >= self._max_per_address:
-            self.refused["too_many_from_address"] += 1
+            self.refused[DoorRefusal.TOO_MANY_FROM_ADDRESS] += 1
         else:
             await self._serve_admitted(connection, handler)
 
@@ -166,6 +169,7 @@ class Doors:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the client is gone; there is nobody to tell
         except Exception:
+            self.failed += 1
             _log.exception("connection_failed", client_address=connection.address)
         finally:
             self._open[network] -= 1

@@ -30,15 +30,19 @@ from moonlight.wake import format_mac, own_mac
 from proxy import state_dir
 from proxy.admin import AdminApi
 from proxy.assets import Assets
+from proxy.certificates import valid_until
 from proxy.client_flow import ClientFlow, FlowEnd
 from proxy.config import ProxyConfig
 from proxy.control_proof import ControlTrail
 from proxy.doors import Connection, Doors, open_doors, what_to_do
+from proxy.edge_figures import EdgeFigures
 from proxy.errors import StartFailed
 from proxy.fleet import Fleet, host_name
 from proxy.host_pairing import HostPairing
 from proxy.leg_encryption import set_counters_aside
 from proxy.listening import addresses_here
+from proxy.loop_lag import watch_lag
+from proxy.measured_store import StoreFigures, measured
 from proxy.media import Media
 from proxy.metrics import EdgeCollector, registry
 from proxy.nurseries import flat_nursery
@@ -54,6 +58,7 @@ from proxy.udp_port import Endpoint
 from proxy.upkeep import Upkeep
 from proxy.waker import Waker
 from proxy.web_shell import WebShell
+from revdial.errors import TunnelError
 from revdial.flow import DatagramChannel
 from revdial.limits import ListenerLimits
 from revdial.listener import TunnelListener
@@ -104,10 +109,12 @@ async def run_edge(
     state_dir.prepare(config.state_dir)
     stopped = trio.Event()
     try:
-        async with open_store(config) as store:
+        async with open_store(config) as unmeasured:
+            store_figures = StoreFigures()
+            store = measured(unmeasured, store_figures)
             identity = await _edge_identity(store)
             async with flat_nursery() as nursery:
-                edge = await _Edge(config, store, identity, nursery).start(stopped)
+                edge = await _Edge(config, store, store_figures, identity, nursery).start(stopped)
                 task_status.started(edge)
             _log.info("edge_stopped")
     except StoreError as error:
@@ -130,7 +137,12 @@ class _Edge:
     """The parts of one edge and the ways between them."""
 
     def __init__(
-        self, config: ProxyConfig, store: Store, identity: Identity, nursery: trio.Nursery
+        self,
+        config: ProxyConfig,
+        store: Store,
+        store_figures: StoreFigures,
+        identity: Identity,
+        nursery: trio.Nursery,
     ) -> None:
         self._config = config
         self._store = store
@@ -200,6 +212,17 @@ class _Edge:
             max_connections_per_address=config.limits.max_connections_per_address,
             proxies=TrustedProxies(config.listen.proxy_protocol_from),
         )
+        self._certificates: dict[str, float] = {}
+        self._figures = EdgeFigures(
+            play=self._play.outcomes,
+            pairings=self._desk.ended,
+            rtsp_messages=self._rtsp.messages,
+            rtsp_malformed=self._rtsp.malformed,
+            http_refused=self._web.refused,
+            store=store_figures,
+            certificates=self._certificates,
+            is_ready=lambda: self._play.accepting,
+        )
 
     async def start(self, stopped: trio.Event) -> RunningEdge:
         """Open every port and take up old sessions; what was started runs on in the nursery."""
@@ -217,6 +240,7 @@ class _Edge:
         await self._open_tcp()
         await self._open_admin()
         self._nursery.start_soon(self._upkeep.run)
+        self._nursery.start_soon(watch_lag, self._figures.loop_lag)
         _log.info(
             "edge_started",
             name=self._config.name,
@@ -243,6 +267,8 @@ class _Edge:
         context = state_dir.agents_context(
             self._config.state_dir, self._config.hostname, agents.certificate, agents.private_key
         )
+        chain = agents.certificate or self._config.state_dir / state_dir.agents_certificate
+        self._certificates["agents"] = valid_until(chain.read_bytes())
         listener = TunnelListener(
             authenticate=self._fleet.authenticate,
             on_agent=self._fleet.serve_agent,
@@ -298,6 +324,7 @@ class _Edge:
             rtsp_refused=self._rtsp.refused,
             tunnels=self._tunnel_counters,
             waker=self._waker,
+            figures=self._figures,
         )
         api = AdminApi(
             token=state_dir.load_or_create_admin_token(self._config.state_dir),
@@ -316,14 +343,18 @@ class _Edge:
     def _start_flow(self, session: Session, kind: Flow, terms: FlowTerms) -> None:
         async def open_channel() -> DatagramChannel:
             tunnel = await self._fleet.wait_for_tunnel(session.backend)
-            return await tunnel.open_flow(
-                host_name(session.backend),
-                terms.host_port,
-                origin=session.id,
-                session=session.id,
-                flow=kind.value,
-                client_address=session.client_address,
-            )
+            try:
+                return await tunnel.open_flow(
+                    host_name(session.backend),
+                    terms.host_port,
+                    origin=session.id,
+                    session=session.id,
+                    flow=kind.value,
+                    client_address=session.client_address,
+                )
+            except TunnelError as error:
+                self._fleet.note_connection_failure(session.backend, error)
+                raise
 
         def note_client(client: Endpoint) -> None:
             if kind is Flow.CONTROL:
@@ -371,6 +402,7 @@ class _Edge:
 
     def _on_flow_end(self, session: SessionId, kind: Flow, end: FlowEnd) -> None:
         _log.info("flow_ended", session=session, flow=str(kind), why=str(end))
+        self._figures.flow_ends[kind, end] += 1
         if kind is Flow.CONTROL:
             self._nursery.start_soon(self._keeper.pause, session, str(end))
 

@@ -28,9 +28,11 @@ from backends.store import Store
 from backends.telling_apart import Telling
 from backends.tokens import token_hash
 from proxy.access import Access, everything
-from proxy.errors import HostUnavailable
+from proxy.backend_figures import BackendFigures, failure_of
+from proxy.errors import EdgeError, HostUnavailable
 from proxy.events import Events
 from revdial import messages
+from revdial.errors import TunnelError
 from revdial.tunnel import AgentTunnel
 
 _log = structlog.get_logger()
@@ -43,6 +45,9 @@ min_gpu_memory_bytes: Final = 2 << 30
 max_kept_catalogues: Final = 256
 """Of users with rules of their own."""
 _services: Final = ("http", "https", "rtsp")
+
+
+FlowReports = dict[str, dict[str, messages.FlowReport]]
 
 
 def _nowhere(_address: str) -> ClientPlace:
@@ -97,12 +102,14 @@ class Fleet:
         """Backends that failed to start what they were chosen for, by reason."""
         self.transitions: Counter[str] = Counter()
         """Changes of backends' states, by the new one."""
+        self.figures = BackendFigures()
         self.events = events or Events()
         self._store = store
         self._registry = registry
         self._policy = policy or ByDistance()
         self._tunnels: dict[str, AgentTunnel] = {}
         self._heartbeats: dict[str, messages.Heartbeat] = {}
+        self._flow_reports: dict[str, FlowReports] = {}
         self._drains: tuple[DrainRecord, ...] = ()
         self._catalogue: _Catalogue | None = None
         self._allowed_catalogues: dict[Access, tuple[AppCatalogue, AppCatalogue]] = {}
@@ -122,6 +129,7 @@ class Fleet:
             )
             return
         self._tunnels[tunnel.agent_id] = tunnel
+        self.figures.connected(tunnel.agent_id)
         self._note_transitions()
         self._arrival.set()
         self._arrival = trio.Event()
@@ -129,10 +137,14 @@ class Fleet:
             async for heartbeat in tunnel.heartbeats:
                 self._note(tunnel, connection, heartbeat)
         finally:
+            self.figures.tunnel_ended(
+                tunnel.agent_id, warm_dials=tunnel.warm_dials, cold_dials=tunnel.cold_dials
+            )
             self._registry.agent_gone(tunnel.agent_id, connection, now=trio.current_time())
             if self._tunnels.get(tunnel.agent_id) is tunnel:
                 del self._tunnels[tunnel.agent_id]
                 self._heartbeats.pop(tunnel.agent_id, None)
+                self._flow_reports.pop(tunnel.agent_id, None)
             self._note_transitions()
 
     def _note(
@@ -140,6 +152,9 @@ class Fleet:
     ) -> None:
         if self._tunnels.get(tunnel.agent_id) is tunnel:
             self._heartbeats[tunnel.agent_id] = heartbeat
+            reports = self._flow_reports[tunnel.agent_id] = {}
+            for report in heartbeat.flows:
+                reports.setdefault(report.session, {})[report.flow] = report
         self._registry.heartbeat(
             tunnel.agent_id,
             connection,
@@ -151,6 +166,9 @@ class Fleet:
 
     def _note_transitions(self) -> None:
         for change in self._registry.transitions():
+            if change.after is None:
+                connected = self.is_connected(change.backend_id)
+                self.figures.forget(change.backend_id, connected=connected)
             after = "gone" if change.after is None else str(change.after)
             self.transitions[after] += 1
             details = {"before": "new" if change.before is None else str(change.before)}
@@ -158,9 +176,23 @@ class Fleet:
                 details["trouble"] = change.trouble
             self.events.note("backend_state", change.backend_id, state=after, **details)
 
+    def note_connection_failure(
+        self, backend_id: BackendId, error: EdgeError | TunnelError
+    ) -> None:
+        """Count a connection to a host that failed."""
+        self.figures.failed(backend_id, failure_of(error))
+
     def last_heartbeat(self, agent_id: str) -> messages.Heartbeat | None:
         """Return what a connected agent said last."""
         return self._heartbeats.get(agent_id)
+
+    def flow_reports(self, backend_id: BackendId) -> FlowReports:
+        """Return what a backend's agent said last of flows, by session and kind."""
+        return self._flow_reports.get(agent_of(backend_id), {})
+
+    def tunnel_of(self, agent_id: str) -> AgentTunnel | None:
+        """Return an agent's tunnel, if it is connected."""
+        return self._tunnels.get(agent_id)
 
     def drains(self) -> tuple[DrainRecord, ...]:
         """Return the drains as last read from the store."""
@@ -400,12 +432,18 @@ def _status(report: messages.HostReport) -> HostStatus:
     )
 
 
+def counts(gpu: messages.GpuReport) -> bool:
+    """Tell whether a GPU has memory of its own, as far as is known."""
+    total = gpu.memory_total_bytes
+    return total is not None and total >= min_gpu_memory_bytes
+
+
 def _gpu_memory(gpus: Iterable[messages.GpuReport]) -> GpuMemory | None:
     """Return the memory of the fullest GPU; None while that is not known of all that count."""
     known = []
     for gpu in gpus:
         used, total = gpu.memory_used_bytes, gpu.memory_total_bytes
-        if total is not None and total >= min_gpu_memory_bytes:
+        if total is not None and counts(gpu):
             if used is None:
                 return None
             known.append(GpuMemory(used, total))

@@ -41,6 +41,8 @@ async def ask(
 ) -> HttpResponse:
     """Ask a host, over HTTPS where `tls` is given, and return its answer, whatever its status.
 
+    What fails is counted as a failed connection to the backend.
+
     A connection carries one request: hosts close without saying so, and some send a stray second
     answer (``protocol.md`` §8).
 
@@ -49,6 +51,16 @@ async def ask(
         HostIdentityChanged: its certificate is not the one that `tls` expects.
 
     """
+    try:
+        return await _ask(fleet, backend, request, tls)
+    except HostUnavailable as error:
+        fleet.note_connection_failure(backend, error)
+        raise
+
+
+async def _ask(
+    fleet: Fleet, backend: BackendId, request: HostRequest, tls: ssl.SSLContext | None
+) -> HttpResponse:
     try:
         with trio.fail_after(request.timeout_s):
             stream: trio.abc.Stream = await fleet.tunnel(backend).open_stream(

@@ -6,6 +6,7 @@ apart is refused: a guess would hand one player's stream to another.
 
 from __future__ import annotations
 
+import enum
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -22,6 +23,14 @@ from proxy.sessions import Session, SessionId, SessionState, SessionTable
 from proxy.turns import Turns
 
 _in_handshake: Final = SessionState.LAUNCHED
+
+
+class KeptApart(enum.StrEnum):
+    """Why a host was spared a launch, a resume or a message of a handshake."""
+
+    OUT_OF_TURN = "handshake_out_of_turn"
+    NO_TURN = "no_turn_at_host"
+    NOT_TOLD_APART = "sessions_not_told_apart"
 
 
 class KeepingApart:
@@ -80,7 +89,7 @@ class KeepingApart:
             and self._turns.has(session.backend, session.id, trio.current_time())
         ):
             raise self._refusal(
-                "handshake_out_of_turn",
+                KeptApart.OUT_OF_TURN,
                 f"{session.backend} sets up one session at a time: another one has its turn",
             )
 
@@ -121,7 +130,7 @@ class KeepingApart:
                             await self._given_back.wait()
         except trio.TooSlowError:
             raise self._refusal(
-                "no_turn_at_host",
+                KeptApart.NO_TURN,
                 f"{backend} sets up one session at a time, and others took {timeout_s:g} s",
             ) from None
 
@@ -134,11 +143,11 @@ class KeepingApart:
             one.backend == backend and one.id != session for one in self._table
         ):
             raise self._refusal(
-                "sessions_not_told_apart",
+                KeptApart.NOT_TOLD_APART,
                 f"{backend} tells sessions apart by address alone, sees them all from one, and has "
                 "one already: run an agent on its machine so that each has an address of its own",
             )
 
-    def _refusal(self, reason: str, message: str) -> HostUnavailable:
+    def _refusal(self, reason: KeptApart, message: str) -> HostUnavailable:
         self.refused[reason] += 1
         return HostUnavailable(reason, message)

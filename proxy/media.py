@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Final
 
 import structlog
 import trio
@@ -22,14 +23,18 @@ from moonlight.enet import connect_data
 from moonlight.flows import Flow
 from moonlight.ping import parse_ping
 from moonlight.video_encryption import VideoSealer
-from proxy.client_flow import ClientFlow, FlowEnd
+from proxy.client_flow import Carried, ClientFlow, FlowEnd
 from proxy.flow_table import Door, FlowTable, NoFlow
 from proxy.following import Following
+from proxy.losses import PortDrop
 from proxy.roaming import RoamingLimits
 from proxy.sessions import SessionId
 from proxy.udp_port import Arrival, UdpPort
 
 _log = structlog.get_logger()
+
+own_port: Final = "own"
+"""What all ports that single flows have for themselves are counted as."""
 
 
 def _not_taken(_arrival: Arrival) -> bool:
@@ -62,6 +67,11 @@ class Media:
         self._following = Following(self._flows_running, roaming or RoamingLimits())
         self.dropped: Counter[str] = Counter()
         """Datagrams of strangers, of unproven clients and of flows that ended, by reason."""
+        self.refused: Counter[tuple[str, str]] = Counter()
+        """Those of strangers and of unproven clients, by port and reason."""
+        self.failures = 0
+        """Flows that broke: each is a bug, and in the log."""
+        self._carried: dict[Flow, Carried] = {kind: Carried() for kind in Flow}
 
     async def serve(
         self,
@@ -145,10 +155,18 @@ class Media:
             drops.update(running.flow.drops())
         return drops
 
+    def carried(self) -> dict[Flow, Carried]:
+        """Return what was carried since the edge started, by kind of flow."""
+        totals = {kind: replace(before) for kind, before in self._carried.items()}
+        for (_, kind), running in self._running.items():
+            totals[kind].add(running.flow)
+        return totals
+
     def _stop(self, session: SessionId, kind: Flow) -> None:
         running = self._running.pop((session, kind), None)
         if running is not None:
             self.dropped.update(running.flow.drops())
+            self._carried[kind].add(running.flow)
             self._ended[session, kind] = running.flow
             self._following.forget(running.flow)
             self._table.remove(running.flow)
@@ -161,6 +179,7 @@ class Media:
                 end = await flow.run(on_stray=self._handler(flow.own_port or flow.kind))
             except Exception:
                 # Whatever it was, the other sessions of this edge have nothing to do with it.
+                self.failures += 1
                 _log.exception("flow_failed", session=flow.session, flow=str(flow.kind))
                 end = FlowEnd.FAILED
             if self._running.get((flow.session, flow.kind)) is running:
@@ -179,19 +198,19 @@ class Media:
         if ping is not None:
             found = self._table.of_ping(ping, arrival.client, door)
         elif door in (Flow.VIDEO, Flow.AUDIO):
-            self.dropped["not_a_ping"] += 1
+            self._refuse(door, PortDrop.NOT_A_PING)
             return
         elif (data := connect_data(arrival.datagram)) is not None:
             found = self._table.of_connect(data, arrival.client, door)
         else:
-            self._on_control_midway(arrival)
+            self._on_control_midway(door, arrival)
             return
         if isinstance(found, NoFlow):
-            self.dropped[found] += 1
+            self._refuse(door, found)
         else:
             self._offer(found, arrival)
 
-    def _on_control_midway(self, arrival: Arrival) -> None:
+    def _on_control_midway(self, door: Door, arrival: Arrival) -> None:
         """Take up a connection that an earlier edge process carried, or whose client has moved."""
         flow = self._table.of_midway(arrival.client)
         if flow is not None and flow.bound_to is None:
@@ -200,7 +219,7 @@ class Media:
         now = trio.current_time()
         found = self._following.control_of(arrival.datagram, arrival.client, now)
         if not isinstance(found, ClientFlow):
-            self.dropped[found] += 1
+            self._refuse(door, found)
         elif self._take(found, arrival) and found.bound_to == arrival.client:
             found.client_address = arrival.client.ip
             self._following.note_place(found)
@@ -209,7 +228,7 @@ class Media:
         now = trio.current_time()
         refusal = self._following.refusal(flow, arrival.datagram, arrival.client, now)
         if refusal is not None:
-            self.dropped[refusal] += 1
+            self._refuse(flow.own_port or flow.kind, refusal)
         else:
             self._take(flow, arrival)
 
@@ -218,8 +237,12 @@ class Media:
         if taken:
             self._following.note_place(flow)
         else:
-            self.dropped["rebinding_too_often"] += 1
+            self._refuse(flow.own_port or flow.kind, PortDrop.REBINDING_TOO_OFTEN)
         return taken
+
+    def _refuse(self, door: Door, reason: str) -> None:
+        self.dropped[reason] += 1
+        self.refused[own_port if isinstance(door, int) else str(door), reason] += 1
 
     def _flows_running(self, session: SessionId) -> dict[Flow, ClientFlow]:
         return {

@@ -1,29 +1,35 @@
-"""Figures of a running edge for Prometheus, read from its parts when they are asked for."""
+"""Figures of a running edge for Prometheus, read from its parts when they are asked for.
+
+Labels hold only names that the edge or its operator gives: no text of a client, and of agents and
+hosts only what is known beforehand. How many series there can be is bounded: by the limits on
+agents and hosts, by `proxy.metrics_sessions.max_sessions_shown`, and by `proxy.tallies.Tally`.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+import trio
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from backends.model import Health
 from proxy.doors import Doors
+from proxy.edge_figures import EdgeFigures
 from proxy.fleet import Fleet
 from proxy.keeping_apart import KeepingApart
 from proxy.media import Media
-from proxy.sessions import SessionState, SessionTable
+from proxy.metrics_backends import of_backends
+from proxy.metrics_edge import EdgeParts, of_edge
+from proxy.metrics_sessions import max_sessions_shown, of_sessions
+from proxy.sessions import SessionTable
 from proxy.waker import Waker
 from revdial.observer import Counters
 
-_namespace: Final = "moonhost"
-
 
 class EdgeCollector(Collector):
-    """Turns the edge's own counters into metrics; labels hold only names that the edge gives."""
+    """Turns the counters of an edge's parts into metrics."""
 
     def __init__(
         self,
@@ -36,96 +42,28 @@ class EdgeCollector(Collector):
         rtsp_refused: Counter[str],
         tunnels: Counters,
         waker: Waker,
+        figures: EdgeFigures | None = None,
+        max_sessions: int = max_sessions_shown,
     ) -> None:
-        self._sessions = sessions
-        self._fleet = fleet
-        self._media = media
-        self._doors = doors
-        self._apart = apart
-        self._rtsp_refused = rtsp_refused
-        self._tunnels = tunnels
-        self._waker = waker
+        self._edge = EdgeParts(
+            sessions,
+            fleet,
+            media,
+            doors,
+            apart.refused,
+            rtsp_refused,
+            tunnels,
+            waker,
+            figures or EdgeFigures(),
+        )
+        self._max_sessions = max_sessions
 
     def collect(self) -> Iterator[Metric]:
-        """Read everything once."""
-        states = Counter(session.state for session in self._sessions)
-        yield _gauge(
-            "sessions",
-            "Sessions by state.",
-            "state",
-            {state: states[state] for state in SessionState},
-        )
-        yield from self._of_backends()
-        connections = GaugeMetricFamily(
-            f"{_namespace}_client_connections", "TCP connections of clients."
-        )
-        connections.add_metric([], self._doors.open_connections)
-        yield connections
-        yield _counter(
-            "connections_refused", "TCP connections of clients refused.", self._doors.refused
-        )
-        yield _counter(
-            "rtsp_refused", "RTSP messages unreadable or no session's.", self._rtsp_refused
-        )
-        yield _counter(
-            "kept_apart",
-            "What hosts that cannot tell sessions apart were spared.",
-            self._apart.refused,
-        )
-        yield _counter(
-            "datagrams_dropped",
-            "Datagrams that were not carried on.",
-            self._media.drops() + self._waker.dropped,
-        )
-        yield _counter(
-            "tunnel_refusals", "What the agents' port turned away.", self._tunnels.refusals
-        )
-        yield _counter("tunnel_losses", "What tunnels dropped or gave up.", self._tunnels.losses)
-        yield _counter("tunnels_ended", "Tunnels that ended.", self._tunnels.downs)
-        yield _counter(
-            "wakes", "What came of wishes to wake hosts.", self._waker.wakes, label="outcome"
-        )
-
-    def _of_backends(self) -> Iterator[Metric]:
-        backends = self._fleet.backends()
-        yield _gauge(
-            "backend_sessions",
-            "Sessions and reservations of a backend.",
-            "backend",
-            {backend.id: backend.sessions for backend in backends},
-        )
-        yield _gauge(
-            "backend_healthy",
-            "1 for a backend that is healthy, 0 for one that is degraded or unhealthy.",
-            "backend",
-            {backend.id: int(backend.health is Health.HEALTHY) for backend in backends},
-        )
-        yield _gauge(
-            "backend_draining",
-            "1 for a backend that takes no new sessions.",
-            "backend",
-            {backend.id: int(backend.draining) for backend in backends},
-        )
-        yield _gauge(
-            "backend_gpu_memory_share",
-            "Memory in use of a backend's fullest GPU, 0-1; absent while it is not known.",
-            "backend",
-            {
-                backend.id: backend.gpu_memory_share
-                for backend in backends
-                if backend.gpu_memory_share is not None
-            },
-        )
-        yield _counter(
-            "backend_transitions", "Changes of backends, by new state.", self._fleet.transitions
-        )
-        yield _counter("decisions", "Backends chosen, by reason.", self._fleet.decisions)
-        yield _counter(
-            "launches_without_backend", "Launches that no backend could take.", self._fleet.refusals
-        )
-        yield _counter(
-            "failovers", "Backends that failed to start an app, by reason.", self._fleet.failovers
-        )
+        """Read everything once, family by family."""
+        parts = self._edge
+        yield from of_edge(parts)
+        yield from of_backends(parts.fleet)
+        yield from of_sessions(parts.sessions, parts.media, parts.fleet, self._max_sessions)
 
 
 def registry(collector: EdgeCollector) -> CollectorRegistry:
@@ -135,21 +73,23 @@ def registry(collector: EdgeCollector) -> CollectorRegistry:
     return made
 
 
-def _gauge(name: str, text: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(f"{_namespace}_{name}", text, labels=[label])
-    for value_label, value in values.items():
-        family.add_metric([str(value_label)], value)
-    return family
+async def exposition(metrics: CollectorRegistry) -> bytes:
+    """Write all metrics in Prometheus' text format, letting media pass after each family.
+
+    The families are of moments that lie a little apart; those of a hundred sessions, written at
+    once, would hold up every stream for longer than a frame takes.
+    """
+    parts = []
+    for family in metrics.collect():
+        parts.append(generate_latest(_One(family)))
+        await trio.lowlevel.checkpoint()
+    return b"".join(parts)
 
 
-def _counter(
-    name: str, text: str, values: Counter[Any], label: str = "reason"
-) -> CounterMetricFamily:
-    family = CounterMetricFamily(f"{_namespace}_{name}", text, labels=[label])
-    for reason, value in _sorted(values):
-        family.add_metric([reason], value)
-    return family
+class _One(CollectorRegistry):
+    def __init__(self, family: Metric) -> None:
+        super().__init__()
+        self._family = family
 
-
-def _sorted(values: Counter[Any]) -> Iterable[tuple[str, int]]:
-    return sorted((str(reason), value) for reason, value in values.items())
+    def collect(self) -> Iterator[Metric]:
+        yield self._family

@@ -9,6 +9,7 @@ a time: the next PIN for that address waits until the former attempt has ended.
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, NewType
@@ -22,6 +23,7 @@ from moonlight.identity import Identity
 from moonlight.pairing import PairingOutcome, PairingServer, PairingState, client_introduction
 from moonlight.xml import Answer
 from proxy.errors import Refused
+from proxy.outcomes import PairingEnd
 from revdial.networks import network_of
 
 _log = structlog.get_logger()
@@ -70,6 +72,8 @@ class PairingDesk:
         self._pin_timeout_s = pin_timeout_s
         self._pending: dict[AttemptId, Attempt] = {}
         self._past_pin: dict[tuple[str, str], Attempt] = {}
+        self.ended: Counter[str] = Counter()
+        """Pairings that are over, by one of `proxy.outcomes.PAIRING_ENDS`."""
 
     def pending(self) -> list[Attempt]:
         """Return the attempts that wait for their PIN, oldest first."""
@@ -100,19 +104,20 @@ class PairingDesk:
                 raise Refused(400, "pairing_refused", "The pairing was refused.")
             return attempt.machine.handle(query)
         except BaseException:
-            self._end(attempt, "given_up")
+            self._end(attempt, PairingEnd.GIVEN_UP)
             raise
 
     def _begin(self, address: str, query: Query) -> Attempt:
         salt, certificate = client_introduction(query)
         for former in list(self._pending.values()):
             if former.machine.client.id == certificate.id and former.address == address:
-                self._end(former, "replaced")
+                self._end(former, PairingEnd.REPLACED)
         network = network_of(address)
         from_there = sum(
             network_of(attempt.address) == network for attempt in self._pending.values()
         )
         if len(self._pending) >= self._max_pending or from_there >= self._max_pending_per_address:
+            self.ended[PairingEnd.TURNED_AWAY] += 1
             raise Refused(
                 503, "too_many_pairings", "Too many devices wait to be paired. Try again later."
             )
@@ -156,7 +161,7 @@ class PairingDesk:
                 with trio.move_on_after(phases_timeout_s):
                     await attempt.ended.wait()
             finally:
-                self._end(attempt, "not_finished")
+                self._end(attempt, PairingEnd.NOT_FINISHED)
         if attempt.machine.outcome is None:
             raise Refused(504, "pairing_not_finished", "The device did not finish the pairing.")
         return attempt.machine.outcome
@@ -166,7 +171,7 @@ class PairingDesk:
         attempt = self._pending.get(attempt_id)
         if attempt is None:
             return False
-        self._end(attempt, "refused")
+        self._end(attempt, PairingEnd.REFUSED)
         return True
 
     def go_on(self, address: str, query: Query) -> tuple[Answer, Attempt]:
@@ -185,13 +190,13 @@ class PairingDesk:
         try:
             answer = attempt.machine.handle(query)
         except ProtocolError:
-            self._end(attempt, "broken_off")
+            self._end(attempt, PairingEnd.BROKEN_OFF)
             raise
         return answer, attempt
 
     def finish(self, attempt: Attempt) -> None:
         """End an attempt that has its outcome, and wake whoever told the PIN."""
-        self._end(attempt, str(attempt.machine.outcome))
+        self._end(attempt, attempt.machine.outcome or PairingEnd.GIVEN_UP)
 
     def give_up(self, address: str, query: Query) -> None:
         """End what a client that calls ``/unpair`` has under way: so it says that it failed.
@@ -202,14 +207,15 @@ class PairingDesk:
         if attempt is not None:
             if attempt.machine.state is PairingState.SECRET_SENT:
                 attempt.machine.outcome = PairingOutcome.WRONG_PIN
-            self._end(attempt, str(attempt.machine.outcome or "given_up"))
+            self._end(attempt, attempt.machine.outcome or PairingEnd.GIVEN_UP)
 
-    def _end(self, attempt: Attempt, how: str) -> None:
+    def _end(self, attempt: Attempt, how: PairingEnd | PairingOutcome) -> None:
         if attempt.ended.is_set():
             return
+        self.ended[how] += 1
         attempt.ended.set()
         attempt.pin_told.set()  # so that its first request is not held open any longer
         self._pending.pop(attempt.id, None)
         if self._past_pin.get(attempt.key) is attempt:
             del self._past_pin[attempt.key]
-        _log.info("pairing_ended", request=attempt.id, client_address=attempt.address, how=how)
+        _log.info("pairing_ended", request=attempt.id, client_address=attempt.address, how=str(how))

@@ -31,6 +31,7 @@ from proxy.host_pairing import HostPairing
 from proxy.hosts import HostRequest
 from proxy.keyed_locks import KeyedLocks
 from proxy.launching import Launcher
+from proxy.outcomes import PlayOutcomes
 from proxy.session_keeper import SessionKeeper
 from proxy.sessions import Session, SessionId, SessionPorts, SessionState, StreamKey, new_label
 from proxy.waker import Waker
@@ -81,6 +82,7 @@ class Play:
         self._client_locks: KeyedLocks[ClientId] = KeyedLocks()
         self.accepting = True
         """False once the edge drains: no new launches, sessions go on."""
+        self.outcomes = PlayOutcomes()
 
     async def launch(
         self, client: ClientId, address: str, query: Query, access: Access = everything
@@ -93,6 +95,12 @@ class Play:
             Refused: the client cannot have what it asks for; the message is for its user.
 
         """
+        with self.outcomes.counted("launch"):
+            return launch_answer(await self._launch_or_go_on(client, address, query, access))
+
+    async def _launch_or_go_on(
+        self, client: ClientId, address: str, query: Query, access: Access
+    ) -> RtspUrl:
         request = _parsed(query, resume=False)
         timeout_s = self._config.sessions.launch_timeout_s
         give_up_at = trio.current_time() + timeout_s
@@ -105,14 +113,12 @@ class Play:
                         "app_already_running",
                         f'"{running.app_title}" is still running for you. Quit it first.',
                     )
-                url = await self._resume(running, address, request, give_up_at)
-                return launch_answer(url)
+                return await self._resume(running, address, request, give_up_at)
             if running is not None:
                 # Its app may run on, where nobody can be asked to end it.
                 self._host_apps.owe(client, running.backend, running.id)
                 await self.keeper.end(running, "backend_gone")
-            url = await self._launch(client, address, request, access, give_up_at)
-            return launch_answer(url)
+            return await self._launch(client, address, request, access, give_up_at)
 
     async def resume(self, client: ClientId, address: str, query: Query) -> Answer:
         """Go on with the client's running app, on the backend where it runs.
@@ -121,13 +127,14 @@ class Play:
             Refused: nothing runs, or its backend cannot be reached.
 
         """
-        request = _parsed(query, resume=True)
-        give_up_at = trio.current_time() + resume_timeout_s
-        async with self._alone(client, timeout_s=busy_share * resume_timeout_s):
-            session = self._sessions.of_client(client)
-            if session is None:
-                raise Refused(503, "nothing_to_resume", "No app is running for you any more.")
-            return resume_answer(await self._resume(session, address, request, give_up_at))
+        with self.outcomes.counted("resume"):
+            request = _parsed(query, resume=True)
+            give_up_at = trio.current_time() + resume_timeout_s
+            async with self._alone(client, timeout_s=busy_share * resume_timeout_s):
+                session = self._sessions.of_client(client)
+                if session is None:
+                    raise Refused(503, "nothing_to_resume", "No app is running for you any more.")
+                return resume_answer(await self._resume(session, address, request, give_up_at))
 
     async def cancel(self, client: ClientId, query: Query) -> Answer:
         """End the client's app: at the host if it can be reached, and here in any case."""

@@ -24,6 +24,8 @@ class SequenceGaps:
     def __init__(self, payload_type: int | None = None) -> None:
         self.received = 0
         self.missing = 0
+        self.late = 0
+        """How many came after all: `missing` and these together only ever grow."""
         self._payload_type = payload_type
         self._next: int | None = None
         self._gaps = 0
@@ -74,6 +76,7 @@ class SequenceGaps:
             if self._gaps & bit:
                 self._gaps ^= bit
                 self.missing -= 1
+                self.late += 1
             return
         if ahead >= max_gap_packets:
             self._gaps = 0

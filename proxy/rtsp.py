@@ -7,6 +7,7 @@ match sessions by; towards the client the answer gets the edge's ports and secre
 
 from __future__ import annotations
 
+import enum
 import secrets
 import ssl
 from collections import Counter
@@ -37,6 +38,7 @@ from proxy.matching import NoMatch, RtspOrigin, match_rtsp
 from proxy.sealed_rtsp import Exchange, SealRefusal, open_answer, open_sealed
 from proxy.session_keeper import SessionKeeper
 from proxy.sessions import FlowTerms, Session, VideoEncryptor
+from proxy.tallies import other
 from revdial.errors import TunnelError, refusal_behind
 
 _log = structlog.get_logger()
@@ -46,8 +48,19 @@ host_answer_timeout_s: Final = 12.0
 close_timeout_s: Final = 2.0
 receive_bytes: Final = 65_536
 ok: Final = 200
-too_slow: Final = "too_slow"
 max_connect_data: Final = 0xFFFFFFFF
+METHODS: Final = ("OPTIONS", "DESCRIBE", "SETUP", "ANNOUNCE", "PLAY")
+"""What clients send; any other method is counted as ``other``."""
+TOO_SLOW: Final = "too_slow"
+
+
+class RtspOutcome(enum.StrEnum):
+    """What came of a message that was a session's."""
+
+    ANSWERED = "answered"
+    REFUSED_BY_HOST = "refused_by_host"
+    FAILED = "failed"
+    """The host could not be asked, or the session ended meanwhile."""
 
 
 class RtspProxy:
@@ -85,7 +98,11 @@ class RtspProxy:
         self._encrypt_video: EncryptVideo = encrypt_video
         self._seal_video = seal_video
         self.refused: Counter[str] = Counter()
-        """Messages that could not be read, or were not taken for any session's, by reason."""
+        """Messages that were not taken for any session's, by reason."""
+        self.malformed: Counter[str] = Counter()
+        """What came to the ports of RTSP and is none, or came too slowly, by reason."""
+        self.messages: Counter[tuple[str, RtspOutcome]] = Counter()
+        """Messages that were a session's, by method (see `METHODS`) and outcome."""
 
     async def serve(self, stream: trio.abc.HalfCloseableStream, address: str, port: int) -> None:
         """Answer the one message of a connection from `address` to our `port`."""
@@ -99,11 +116,11 @@ class RtspProxy:
             else:
                 answer = (await self._answer(message, address, port)).encode()
         except trio.TooSlowError:
-            self.refused[too_slow] += 1
-            _log.info("rtsp_refused", client_address=address, reason=too_slow)
+            self.malformed[TOO_SLOW] += 1
+            _log.info("rtsp_refused", client_address=address, reason=TOO_SLOW)
             return
         except ProtocolError as error:
-            self.refused[error.reason] += 1
+            self.malformed[error.reason] += 1
             _log.info("rtsp_refused", client_address=address, reason=error.reason, why=str(error))
             answer = RtspResponse(400, "Bad Request").encode()
         with trio.move_on_after(close_timeout_s):
@@ -141,10 +158,13 @@ class RtspProxy:
         try:
             answer = await self._exchange(exchange, parse_request(opened.plain))
         except ProtocolError as error:
-            self.refused[error.reason] += 1
+            self.malformed[error.reason] += 1
             _log.info("rtsp_refused", session=opened.session.id, reason=error.reason)
             answer = RtspResponse(400, "Bad Request")
         return exchange.seal("host", answer.encode())
+
+    def _count(self, method: str, outcome: RtspOutcome) -> None:
+        self.messages[method if method in METHODS else other, outcome] += 1
 
     def _note_refusal(self, origin: RtspOrigin, reason: NoMatch | SealRefusal) -> None:
         self.refused[reason] += 1
@@ -157,12 +177,15 @@ class RtspProxy:
 
     async def _exchange(self, exchange: Exchange, request: RtspRequest) -> RtspResponse:
         session = exchange.session
+        outcome = RtspOutcome.FAILED
         try:
             self._check_goes_on(exchange)
             self._keeper.apart.check(session)
             answer = await self._ask_host(exchange, request)
             self._check_goes_on(exchange)
-            return await self._make_own(session, request, answer)
+            own = await self._make_own(session, request, answer)
+            outcome = RtspOutcome.ANSWERED if own.status == ok else RtspOutcome.REFUSED_BY_HOST
+            return own
         except EdgeError as error:
             _log.warning(
                 "rtsp_failed",
@@ -173,7 +196,11 @@ class RtspProxy:
             )
             if isinstance(error, Refused):
                 return request.answer(status=error.status, reason="Session Not Found")
+            if isinstance(error, HostUnavailable):
+                self._fleet.note_connection_failure(session.backend, error)
             return request.answer(status=503, reason="Service Unavailable")
+        finally:
+            self._count(request.method, outcome)
 
     def _check_goes_on(self, exchange: Exchange) -> None:
         session = exchange.session
@@ -235,11 +262,12 @@ class RtspProxy:
 
     def _note_settings(self, session: Session, body: bytes) -> None:
         try:
-            session.kbps = StreamSettings.parse(body).bitrate_kbps
+            settings = StreamSettings.parse(body)
         except ProtocolError as error:
             # The host has accepted it, so it is none of our business.
             _log.info("announcement_not_understood", session=session.id, reason=error.reason)
             return
+        session.kbps, session.codec = settings.bitrate_kbps, settings.codec.name
         self._note_rate(session)
 
     async def _offer_encryption(self, session: Session, answer: RtspResponse) -> RtspResponse:

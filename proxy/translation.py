@@ -13,8 +13,7 @@ import hmac
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from moonlight.enet import CommandKind, connect_data, parse_packet, rewrite_connect_data
-from moonlight.errors import ProtocolError
+from moonlight.enet import connect_data, rewrite_connect_data
 from moonlight.ping import build_ping, parse_ping
 
 no_connect_data: Final = 0
@@ -80,12 +79,3 @@ class ConnectTranslation:
         if data != self.edge_data and not (self.without_data and data == no_connect_data):
             return UplinkDrop.WRONG_CONNECT_DATA
         return rewrite_connect_data(datagram, self.host_data or 0)
-
-
-def says_goodbye(datagram: bytes) -> bool:
-    """Tell whether a control datagram ends its ENet connection."""
-    try:
-        commands = parse_packet(datagram).commands
-    except ProtocolError:
-        return False
-    return any(command.kind is CommandKind.DISCONNECT for command in commands)

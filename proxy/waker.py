@@ -22,6 +22,7 @@ from moonlight.wake import woken_mac
 from proxy.config import ProxyConfig
 from proxy.errors import EdgeError, StartFailed
 from proxy.fleet import Fleet
+from proxy.losses import PortDrop
 from proxy.udp_port import Arrival, UdpPort
 from proxy.wake_plan import (
     WakeAction,
@@ -115,7 +116,7 @@ class Waker:
 
     def _on_arrival(self, arrival: Arrival) -> None:
         if not self.take_magic_packet(arrival):
-            self.dropped["no_magic_packet_of_ours"] += 1
+            self.dropped[PortDrop.NO_MAGIC_PACKET] += 1
 
     def take_magic_packet(self, arrival: Arrival) -> bool:
         """Wake what sleeps if a datagram is a magic packet for this edge; False if it is not."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections import Counter
 from typing import Final
 
 import structlog
@@ -38,6 +39,8 @@ class WebShell:
         self._tls = tls
         self._request_timeout_s = request_timeout_s
         self._keep_alive_timeout_s = keep_alive_timeout_s
+        self.refused: Counter[tuple[str, str]] = Counter()
+        """What came to the ports of HTTP and is no request, by port and reason."""
 
     async def serve_http(self, connection: Connection) -> None:
         """Serve a plain connection until it ends."""
@@ -54,6 +57,7 @@ class WebShell:
                 await stream.do_handshake()
         except (trio.BrokenResourceError, trio.TooSlowError) as error:
             reason = "tls_timeout" if isinstance(error, trio.TooSlowError) else "tls_handshake"
+            self.refused["https", reason] += 1
             _log.info("https_refused", client_address=connection.address, reason=reason)
             return
         certificate = peer_certificate(stream)
@@ -72,6 +76,7 @@ class WebShell:
             except trio.TooSlowError:
                 return
             except (BadRequest, RequestTooLarge) as error:
+                self.refused["https" if caller.secure else "http", error.reason] += 1
                 _log.info(
                     "http_refused",
                     client_address=caller.address,

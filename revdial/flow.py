@@ -54,6 +54,7 @@ class DatagramChannel(trio.abc.AsyncResource):
         self._reported: Counter[Drop] = Counter()
         self._stuck = trio.Event()
         self._in_flight = 0
+        self._peak_age_s = 0.0
         self._steady = steady
         self._on_rate: Callable[[int], None] = _ignore
 
@@ -75,6 +76,12 @@ class DatagramChannel(trio.abc.AsyncResource):
     def dropped_frames(self) -> int:
         """Frames among them that were dropped whole, or what had come of them."""
         return self._backlog.dropped_frames
+
+    def take_peak_age_s(self) -> float:
+        """How long the oldest datagram has waited at most since this was last asked."""
+        peak_s = max(self._peak_age_s, self._backlog.age_s(trio.current_time()))
+        self._peak_age_s = 0.0
+        return peak_s
 
     def tell_rate(self, kbps: int) -> None:
         """Tell the peer, the agent, how much the host was asked for; `TunnelClosed` at the end."""
@@ -135,7 +142,9 @@ class DatagramChannel(trio.abc.AsyncResource):
                     await self._websocket.flush()
                 self._stuck = trio.Event()
                 self._in_flight = 0
-                self._send_on(trio.current_time())
+                now_s = trio.current_time()
+                self._peak_age_s = max(self._peak_age_s, self._backlog.age_s(now_s))
+                self._send_on(now_s)
             except ConnectionClosed:
                 return
             except trio.TooSlowError:

@@ -18,6 +18,7 @@ from revdial.framing import Buffer
 protocol_version = 2
 max_control_message_bytes = 65_536
 max_count = 2**53
+max_flow_reports = 512
 
 Json: TypeAlias = Any
 
@@ -105,6 +106,20 @@ class HostReport(msgspec.Struct, frozen=True, omit_defaults=True):
     gpus: Annotated[tuple[GpuReport, ...], msgspec.Meta(max_length=16)] = ()
 
 
+class FlowReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an agent has dropped of one flow before the tunnel, and how long it makes it wait.
+
+    `dropped` are datagrams since the flow began, by reason; the age is that of the oldest
+    datagram that waited for the tunnel, at its highest since the heartbeat before.
+    """
+
+    session: Label
+    flow: Label
+    dropped: Annotated[dict[Label, Count], msgspec.Meta(max_length=16)] = {}
+    dropped_frames: Count = 0
+    backlog_age_ms: Count = 0
+
+
 class Hello(_Message, frozen=True):
     """Agent to edge, first: who this is and which hosts it has."""
 
@@ -120,7 +135,9 @@ class Hello(_Message, frozen=True):
 class Heartbeat(_Message, frozen=True):
     """Agent to edge, every `Welcome.heartbeat_interval_s`: the hosts, and the agent's machine.
 
-    CPU and network are of the time since the heartbeat before; `None` means not known.
+    CPU and network are of the time since the heartbeat before; `None` means not known. `losses`
+    are totals since the agent started, by reason; `flows` those of which something was dropped or
+    waits, as far as they fit.
     """
 
     hosts: Annotated[tuple[HostReport, ...], msgspec.Meta(max_length=64)] = ()
@@ -129,6 +146,8 @@ class Heartbeat(_Message, frozen=True):
     memory_total_bytes: Count | None = None
     network_receive_bits_per_s: Count | None = None
     network_send_bits_per_s: Count | None = None
+    losses: Annotated[dict[Label, Count], msgspec.Meta(max_length=64)] = {}
+    flows: Annotated[tuple[FlowReport, ...], msgspec.Meta(max_length=max_flow_reports)] = ()
 
 
 class DialFailed(_Message, frozen=True):

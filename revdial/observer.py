@@ -64,6 +64,22 @@ class Loss(StrEnum):
     """Dials and requests the agent turned away because it has too many at once."""
 
 
+class AgentLoss(StrEnum):
+    """What an agent drops beside what its tunnel does (`Loss`), in datagrams."""
+
+    HELD = "flow_held"
+    """From a host, while no data WebSocket carried its flow."""
+    HOST_SOCKET_FULL = "host_socket_full"
+    HOST_REFUSED = "host_refused"
+    """An earlier one was answered by "port unreachable"."""
+    HOST_UNREACHABLE = "host_unreachable"
+    """There is no route to the host, or its path takes no datagram of that size."""
+
+
+AGENT_LOSSES = (*map(str, Loss), *map(str, AgentLoss))
+"""Every name under which an agent tells of losses in its heartbeats."""
+
+
 class TunnelObserver(Protocol):
     """Who counts; called synchronously, and must neither block nor raise."""
 

@@ -19,6 +19,8 @@ from agent.targets import Target
 from revdial.backlog import Drop
 from revdial.errors import DialRefused, TunnelClosed
 from revdial.framing import Batch, Run, gather
+from revdial.messages import FlowReport
+from revdial.observer import AgentLoss
 
 
 class Channel:
@@ -29,6 +31,10 @@ class Channel:
         self._outgoing, self.from_host = trio.open_memory_channel[list[bytes]](64)
         self.dropped: Counter[Drop] = Counter()
         self.dropped_frames = 0
+        self.peak_age_s = 0.0
+
+    def take_peak_age_s(self) -> float:
+        return self.peak_age_s
 
     def send_batch(self, runs: Iterable[Run]) -> None:
         try:
@@ -331,3 +337,55 @@ async def test_a_held_socket_that_is_closed_between_readable_and_read_ends_quiet
         await flows.serve(target, "origin", "s", "video", Channel())
         await trio.testing.wait_all_tasks_blocked()
         assert len(flows) == 0
+
+
+async def test_what_was_dropped_of_a_flow_is_told_over_all_its_data_connections() -> None:
+    async with host() as (sock, target), relay() as flows, trio.open_nursery() as nursery:
+        assert flows.reports() == []
+        first, second = Channel(), Channel()
+        nursery.start_soon(flows.serve, target, "origin", "s", "video", first)
+        await ping(first, sock)
+        assert flows.reports() == []  # nothing lost, nothing waits: nothing to tell
+        first.dropped[Drop.STALE], first.dropped_frames = 3, 1
+        first.break_off()
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(flows.serve, target, "origin", "s", "video", second)
+        await ping(second, sock)
+        second.dropped[Drop.STALE], second.dropped_frames, second.peak_age_s = 2, 1, 0.04
+        assert flows.reports() == [FlowReport("s", "video", {"stale": 5}, 2, 40)]
+        second.break_off()
+
+
+async def test_what_makes_most_wait_is_told_first() -> None:
+    async with host() as (sock, target), relay() as flows, trio.open_nursery() as nursery:
+        for kind, age_s in (("audio", 0.01), ("video", 0.05)):
+            channel = Channel()
+            channel.peak_age_s = age_s
+            nursery.start_soon(flows.serve, target, "origin", "s", kind, channel)
+            await ping(channel, sock)
+        assert [report.flow for report in flows.reports()] == ["video", "audio"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_hosts_do_not_take_and_what_nobody_fetched_is_counted() -> None:
+    async with (
+        host() as (sock, target),
+        relay() as flows,
+        trio.open_nursery() as nursery,
+    ):
+        channel = Channel()
+        nursery.start_soon(flows.serve, target, "origin", "s", "video", channel)
+        await ping(channel, sock)
+        counters = flows._flows["s", "video"].socket.counters
+        counters.send_would_block, counters.send_refused, counters.send_too_large = 3, 2, 1
+        flows.counters.discarded_datagrams = 4
+        lost = {
+            AgentLoss.HOST_SOCKET_FULL: 3,
+            AgentLoss.HOST_REFUSED: 2,
+            AgentLoss.HOST_UNREACHABLE: 1,
+            AgentLoss.HELD: 4,
+        }
+        assert flows.losses() == lost
+        flows._close(("s", "video"))
+        assert flows.losses() == lost
+        nursery.cancel_scope.cancel()

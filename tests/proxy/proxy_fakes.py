@@ -292,6 +292,9 @@ class FakeTunnel:
     refuse: Exception | None = None
     """What every dial raises."""
     rtt_s: float | None = 0.01
+    warm_dials: int = 0
+    cold_dials: int = 0
+    data_connections: int = 0
     dials: list[tuple[str, str, str, int | None]] = field(default_factory=list)
     region: str = "home"
 

@@ -183,7 +183,7 @@ async def test_metrics_count_and_show_no_secret(edge: Edge) -> None:
     assert 'moonhost_sessions{state="launched"} 1.0' in response.text
     assert 'moonhost_datagrams_dropped_total{reason="not_a_ping"} 3.0' in response.text
     assert 'moonhost_kept_apart_total{reason="no_turn_at_host"} 2.0' in response.text
-    assert f'moonhost_backend_healthy{{backend="{BACKEND}"}} 1.0' in response.text
+    assert f'moonhost_backend_health{{backend="{BACKEND}",health="healthy"}} 1.0' in response.text
     assert "unguessable" not in response.text
     assert TOKEN not in response.text
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from moonlight.enet import connect_data
 from moonlight.ping import build_ping
-from proxy.translation import ConnectTranslation, PingTranslation, UplinkDrop, says_goodbye
+from proxy.translation import ConnectTranslation, PingTranslation, UplinkDrop
 
 EDGE, HOST = "edge-edge-edge-0", "host-host-host-0"
 
@@ -89,18 +89,3 @@ def test_secrets_are_in_no_repr() -> None:
     assert EDGE not in repr(PingTranslation(EDGE, HOST))
     assert HOST not in repr(PingTranslation(EDGE, HOST))
     assert "12345" not in repr(ConnectTranslation(12345, 12345))
-
-
-GOODBYE = b"\x00\x01" + bytes([0x44, 0xFF, 0, 9]) + bytes(4)
-
-
-def test_a_clients_goodbye_is_seen_and_nothing_else_is_taken_for_one() -> None:
-    assert says_goodbye(GOODBYE)
-    assert not says_goodbye(connect(7))
-    assert not says_goodbye(GOODBYE[:-1])
-    assert not says_goodbye(b"")
-
-
-@given(st.binary(max_size=64))
-def test_noise_can_be_asked_whether_it_is_a_goodbye(datagram: bytes) -> None:
-    assert says_goodbye(datagram) in (True, False)

@@ -1,0 +1,1 @@
+"""Dashboards for Grafana, written as JSON by ``python -m grafana``, and alert rules beside them."""

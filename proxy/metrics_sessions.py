@@ -1,0 +1,245 @@
+"""Metrics of single sessions: of a bounded number of them, the longest known first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from prometheus_client.metrics_core import Metric
+
+from moonlight.flows import Flow
+from proxy.client_flow import ClientFlow
+from proxy.control_rtt import RoundTrips
+from proxy.fleet import Fleet
+from proxy.losses import FLOW_REASONS
+from proxy.media import Media
+from proxy.metric_families import Labels, Samples, counter, gauge, info, unlabelled
+from proxy.sessions import Session, SessionTable
+from proxy.tallies import other
+from revdial.backlog import Drop
+from revdial.messages import FlowReport
+
+max_sessions_shown: Final = 256
+"""Sessions that have series of their own; one edge process, one core, carries fewer."""
+max_series_per_session: Final = (
+    1 + 9 * len(Flow) + 4 + len(Flow) * (len(FLOW_REASONS) + 1 + len(Drop) + 1)
+)
+"""One for what it is, so many for each flow, two for each side of control, and every reason."""
+
+_labels: Final = ("session", "backend")
+_flow_labels: Final = (*_labels, "flow")
+_drops: Final = frozenset(map(str, Drop))
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A session with what runs for it."""
+
+    session: Session
+    flows: list[ClientFlow]
+    reports: dict[str, FlowReport]
+    """Of its agent, by kind of flow."""
+
+    @property
+    def labels(self) -> Labels:
+        return self.session.id, self.session.backend
+
+
+def of_sessions(
+    table: SessionTable, media: Media, fleet: Fleet, max_sessions: int
+) -> Iterator[Metric]:
+    """Give the families of sessions, of `max_sessions` at most."""
+    shown = [
+        _Shown(one, media.flows_of(one.id), _reports(fleet, one))
+        for one in islice(table, max_sessions)
+    ]
+    yield gauge(
+        "sessions_without_metrics",
+        "Sessions that have no series of their own, since there are too many.",
+        (),
+        unlabelled(len(table) - len(shown)),
+    )
+    yield info(
+        "session",
+        "Always 1; the labels tell what a session is.",
+        (*_labels, "mode", "codec"),
+        [(*one.labels, one.session.mode, one.session.codec or "unknown") for one in shown],
+    )
+    yield from _of_traffic(shown)
+    yield from _of_losses(shown)
+    yield from _of_delays(shown)
+
+
+def _of_traffic(shown: list[_Shown]) -> Iterator[Metric]:
+    yield _per_flow(
+        "session_sent_bytes", "Bytes sent to the client.", shown, lambda one: one.bytes_to_client
+    )
+    yield _per_flow(
+        "session_sent_datagrams",
+        "Datagrams sent to the client.",
+        shown,
+        lambda one: one.datagrams_to_client,
+    )
+    yield _per_flow(
+        "session_received_datagrams",
+        "Datagrams of the client sent to its host.",
+        shown,
+        lambda one: one.datagrams_to_host,
+    )
+    yield _per_flow(
+        "session_rtp_packets",
+        "RTP packets that came through the tunnel.",
+        shown,
+        lambda one: one.gaps.received,
+        media_only=True,
+    )
+
+
+def _of_losses(shown: list[_Shown]) -> Iterator[Metric]:
+    yield _per_flow(
+        "session_rtp_gaps",
+        "RTP packets that were missing, by their numbers, when later ones came out of the tunnel.",
+        shown,
+        lambda one: one.gaps.missing + one.gaps.late,
+        media_only=True,
+    )
+    yield _per_flow(
+        "session_rtp_late",
+        "RTP packets among them that came after all.",
+        shown,
+        lambda one: one.gaps.late,
+        media_only=True,
+    )
+    yield counter(
+        "session_dropped_datagrams",
+        "Datagrams dropped at the edge, after the tunnel or before it, by reason.",
+        (*_flow_labels, "reason"),
+        [
+            ((*one.labels, str(flow.kind), reason), count)
+            for one in shown
+            for flow in one.flows
+            for reason, count in sorted((str(why), n) for why, n in flow.drops().items())
+            if count
+        ],
+    )
+    yield counter(
+        "session_agent_dropped_datagrams",
+        "Datagrams that the agent dropped before the tunnel, by reason.",
+        (*_flow_labels, "reason"),
+        [sample for one in shown for sample in _agent_drops(one)],
+    )
+    yield _per_report(
+        "session_agent_dropped_frames",
+        "Frames that the agent dropped whole.",
+        shown,
+        lambda report: report.dropped_frames,
+        counter,
+    )
+
+
+def _of_delays(shown: list[_Shown]) -> Iterator[Metric]:
+    yield gauge(
+        "session_jitter_seconds",
+        "Jitter (RFC 3550) of what comes through the tunnel, by the sender's clock.",
+        _flow_labels,
+        [
+            ((*one.labels, str(flow.kind)), flow.jitter.seconds)
+            for one in shown
+            for flow in one.flows
+            if flow.kind is not Flow.CONTROL
+        ],
+    )
+    yield _per_report(
+        "session_backlog_age_seconds",
+        "How long the oldest datagram waited at the agent, at most since the heartbeat before.",
+        shown,
+        lambda report: report.backlog_age_ms / 1000,
+        gauge,
+    )
+    yield gauge(
+        "session_rtt_seconds",
+        "Round trip on the control flow from the edge: to the client, or through the tunnel to "
+        "the host.",
+        (*_labels, "side"),
+        [
+            ((*one.labels, side), trips.rtt_s)
+            for one in shown
+            for side, trips in _sides(one)
+            if trips.rtt_s is not None
+        ],
+    )
+    yield counter(
+        "session_retransmissions",
+        "Reliable control messages that passed again on their way to that side.",
+        (*_labels, "side"),
+        [
+            ((*one.labels, side), trips.retransmissions)
+            for one in shown
+            for side, trips in _sides(one)
+        ],
+    )
+
+
+def _sides(shown: _Shown) -> Iterable[tuple[str, RoundTrips]]:
+    for flow in shown.flows:
+        if flow.watch is not None:
+            yield "client", flow.watch.client
+            yield "host", flow.watch.host
+
+
+def _per_flow(
+    name: str,
+    text: str,
+    shown: list[_Shown],
+    read: Callable[[ClientFlow], float],
+    *,
+    media_only: bool = False,
+) -> Metric:
+    return counter(
+        name,
+        text,
+        _flow_labels,
+        [
+            ((*one.labels, str(flow.kind)), read(flow))
+            for one in shown
+            for flow in one.flows
+            if not (media_only and flow.kind is Flow.CONTROL)
+        ],
+    )
+
+
+def _per_report(
+    name: str,
+    text: str,
+    shown: list[_Shown],
+    read: Callable[[FlowReport], float],
+    family: Callable[[str, str, Labels, Samples], Metric],
+) -> Metric:
+    """Give what agents tell; a flow that they do not tell of has lost nothing, nor waits."""
+    samples = []
+    for one in shown:
+        for flow in one.flows:
+            report = one.reports.get(flow.kind)
+            value = 0 if report is None else read(report)
+            samples.append(((*one.labels, str(flow.kind)), float(value)))
+    return family(name, text, _flow_labels, samples)
+
+
+def _agent_drops(shown: _Shown) -> Samples:
+    for flow in shown.flows:
+        report = shown.reports.get(flow.kind)
+        if report is None:
+            continue
+        labels = (*shown.labels, str(flow.kind))
+        known = {why: count for why, count in report.dropped.items() if why in _drops}
+        unknown = sum(report.dropped.values()) - sum(known.values())
+        for reason, count in sorted((known | {other: unknown}).items()):
+            if count:
+                yield (*labels, reason), count
+
+
+def _reports(fleet: Fleet, session: Session) -> dict[str, FlowReport]:
+    """Give what a session's own agent tells of its flows; no other has a say in it."""
+    return fleet.flow_reports(session.backend).get(session.id, {})
