@@ -44,6 +44,7 @@ COUNTED = {
     "proxy.losses.FlowDrop": ("moonhost_datagrams_dropped", "reason"),
     "proxy.losses.DoorRefusal": ("moonhost_refused_input", "reason"),
     "proxy.matching.NoMatch": ("moonhost_refused_input", "reason"),
+    "proxy.keeping_apart.KeptApart": ("moonhost_kept_apart", "reason"),
     "proxy.sealed_rtsp.SealRefusal": ("moonhost_refused_input", "reason"),
     "revdial.proxy_protocol.HeaderFault": ("moonhost_refused_input", "reason"),
     "revdial.observer.Refusal": ("moonhost_tunnel_refusals", "reason"),

@@ -545,7 +545,7 @@ async def test_bad_input_is_400_and_one_line_of_the_log(stage: Stage, data: byte
     assert answer == b"RTSP/1.0 400 Bad Request\r\n\r\n"
     (event,) = events
     assert event["event"] == "rtsp_refused"
-    assert stage.proxy.refused == {event["reason"]: 1}
+    assert stage.proxy.malformed == {event["reason"]: 1}
     assert stage.tunnel.dials == []
 
 
@@ -556,7 +556,7 @@ async def test_who_drips_is_let_go_in_time(
     await stream.send_all(b"OPT")
     assert await stream.receive_some(1) == b""
     assert trio.current_time() == rtsp.request_timeout_s
-    assert stage.proxy.refused == {"too_slow": 1}
+    assert stage.proxy.malformed == {"too_slow": 1}
 
 
 async def test_the_end_is_a_fin_and_what_a_client_sends_late_is_read(stage: Stage) -> None:
