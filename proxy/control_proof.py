@@ -22,13 +22,13 @@ from typing import Final
 from moonlight.control import ControlCipher, sealed_sequence
 from moonlight.enet import NO_PEER, EnetCommand, EnetPacket, parse_packet
 from moonlight.errors import ProtocolError
+from moonlight.serial import is_newer
 
 max_packet_bytes: Final = 1_500
 """More than ENet's MTU here (900): how much of an unknown source's datagram is ever read."""
 max_reliable_lead: Final = 4_096
 """ENet's own window: no peer is further ahead of what was acknowledged."""
 _HEADER_BYTES: Final = 4
-_SEQUENCES: Final = 1 << 32
 _RELIABLE_SEQUENCES: Final = 1 << 16
 
 
@@ -73,7 +73,7 @@ class ControlTrail:
             return
         sequence = self._sequence(packet)
         if sequence is not None:
-            if _is_newer(sequence, self._highest):
+            if is_newer(sequence, self._highest):
                 self._highest = sequence
                 self._numbers = (packet.peer_id, packet.session)
                 self.heard_at = now
@@ -98,7 +98,7 @@ class ControlTrail:
             return Verdict.FOREIGN
         sequence = self._sequence(packet)
         if sequence is not None:
-            newer = _is_newer(sequence, self._highest)
+            newer = is_newer(sequence, self._highest)
             return Verdict.OURS if newer else Verdict.REPLAYED
         if self.sealed or self._numbers is None:
             return Verdict.FOREIGN
@@ -109,7 +109,7 @@ class ControlTrail:
         newest: int | None = None
         for command in packet.commands:
             sequence = sealed_sequence(command.payload)
-            if sequence is None or not (newest is None or _is_newer(sequence, newest)):
+            if sequence is None or not (newest is None or is_newer(sequence, newest)):
                 continue
             if not self._opens(bytes(command.payload)):
                 break
@@ -146,7 +146,3 @@ def _parse(datagram: bytes) -> EnetPacket | None:
 
 def _reliable(packet: EnetPacket) -> Iterator[EnetCommand]:
     return (command for command in packet.commands if command.wants_acknowledgement)
-
-
-def _is_newer(sequence: int, than: int | None) -> bool:
-    return than is None or 0 < (sequence - than) % _SEQUENCES < _SEQUENCES // 2

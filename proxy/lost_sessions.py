@@ -88,7 +88,7 @@ class LostSessions:
                 nursery.start_soon(self._ask, session)
 
     def _suspects(self, now: float) -> list[Session]:
-        heard = {session.id: self._heard_from_host(session) for session in self._table}
+        heard = {session.id: self._media.heard_from_host(session.id) for session in self._table}
         suspects = [
             session
             for session in self._table
@@ -110,9 +110,6 @@ class LostSessions:
             missing=self._fleet.missing_sessions(session.backend),
             asked_at=self._asked_at.get(session.id),
         )
-
-    def _heard_from_host(self, session: Session) -> int:
-        return sum(flow.datagrams_to_client for flow in self._media.flows_of(session.id))
 
     async def _ask(self, session: Session) -> None:
         try:

@@ -148,6 +148,10 @@ class Media:
                 found.append(flow)
         return found
 
+    def heard_from_host(self, session: SessionId) -> int:
+        """Return how many datagrams of a session's host have reached its client's side."""
+        return sum(flow.datagrams_to_client for flow in self.flows_of(session))
+
     def drops(self) -> Counter[str]:
         """Return every datagram that was not carried on since the edge started, by reason."""
         drops = Counter(self.dropped)

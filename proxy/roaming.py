@@ -20,13 +20,12 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from moonlight.flows import Flow
 from moonlight.ping import parse_ping
+from moonlight.serial import is_newer
 from proxy.sessions import SessionId
-
-_COUNTERS: Final = 1 << 32
 
 _Source = TypeVar("_Source", bound=Hashable)
 
@@ -82,7 +81,7 @@ class PingTrail:
             return
         if ping.payload is None:
             self.heard_at = now
-        elif _is_newer(ping.counter, self._highest):
+        elif is_newer(ping.counter, self._highest):
             self._highest = ping.counter
             self.heard_at = now
 
@@ -95,7 +94,7 @@ class PingTrail:
         if ping is None:
             return False
         highest = self._at_home if coming_home else self._highest
-        return ping.payload is None or _is_newer(ping.counter, highest)
+        return ping.payload is None or is_newer(ping.counter, highest)
 
     def begin_anew(self) -> None:
         """Forget what was counted: it may have been forged."""
@@ -224,7 +223,3 @@ class ProofBudget(Generic[_Source]):
         """
         self._spent[source] += proofs
         self._spent_by_all += proofs
-
-
-def _is_newer(counter: int, than: int | None) -> bool:
-    return than is None or 0 < (counter - than) % _COUNTERS < _COUNTERS // 2

@@ -65,7 +65,9 @@ class Upkeep:
             _log.error("store_not_asked", why=str(error))
 
     def _lost_sessions(self) -> list[tuple[SessionId, str]]:
-        heard = {session.id: self._heard_from_host(session) for session in self._keeper.table}
+        heard = {
+            session.id: self._media.heard_from_host(session.id) for session in self._keeper.table
+        }
         # A host that is too busy to answer probes may well go on streaming.
         silent = (
             session
@@ -90,9 +92,6 @@ class Upkeep:
         if gone and trio.current_time() - self._began_at > self._absence_s:
             return "backend_gone"
         return None
-
-    def _heard_from_host(self, session: Session) -> int:
-        return sum(flow.datagrams_to_client for flow in self._media.flows_of(session.id))
 
     async def _ask_hosts_forever(self) -> None:
         # By itself, since hosts take their time.
