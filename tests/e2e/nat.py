@@ -1,6 +1,7 @@
 """A NAT between a client and the edge, made of network namespaces, that can be made to forget.
 
-The caller's own thread goes into a new namespace for a block, and the edge with it; two more
+The caller's own thread goes into a new namespace for a block, and the edge with it. Worker threads
+that begin meanwhile stay there for good, so the caller has a process of its own. Two more
 namespaces are a router that masquerades and what is behind it. They end with the processes that
 hold them: nothing stays behind on the machine, and nothing of it is changed.
 """
