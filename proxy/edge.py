@@ -28,7 +28,8 @@ from moonlight.tls import server_context
 from moonlight.video_encryption import VideoSealer
 from moonlight.wake import format_mac, own_mac
 from proxy import state_dir
-from proxy.admin import AdminApi
+from proxy.admin.api import AdminApi
+from proxy.admin.gate import BearerGate
 from proxy.assets import Assets
 from proxy.certificates import valid_until
 from proxy.client_flow import ClientFlow, FlowEnd
@@ -327,7 +328,7 @@ class _Edge:
             figures=self._figures,
         )
         api = AdminApi(
-            token=state_dir.load_or_create_admin_token(self._config.state_dir),
+            gate=BearerGate(state_dir.load_or_create_admin_token(self._config.state_dir)),
             store=self._store,
             fleet=self._fleet,
             desk=self._desk,

@@ -31,8 +31,10 @@ from moonlight.http import HttpRequest, Query
 from moonlight.identity import client_id
 from moonlight.launch import cancel_answer, launch_answer
 from moonlight.pairing import PairingClient
-from proxy import admin, admin_http
-from proxy.admin import AdminApi
+from proxy.admin import api
+from proxy.admin import http as admin_http
+from proxy.admin.api import AdminApi
+from proxy.admin.gate import BearerGate
 from proxy.assets import Assets
 from proxy.config import ProxyConfig
 from proxy.doors import Doors
@@ -87,7 +89,7 @@ class Edge:
         )
         self.metrics: CollectorRegistry = registry(collector)
         self.application = AdminApi(
-            token=TOKEN,
+            gate=BearerGate(TOKEN),
             store=store,
             fleet=fleet,
             desk=self.desk,
@@ -376,4 +378,4 @@ async def test_what_is_not_there(edge: Edge, method: str, path: str, status: int
 
 
 def test_a_pin_is_in_no_repr() -> None:
-    assert "1234" not in repr(admin._Pin("1234"))
+    assert "1234" not in repr(api._Pin("1234"))

@@ -1,12 +1,10 @@
 """The admin API: what the commands of ``moonhost`` ask a running edge, as JSON over HTTP.
 
-It listens on loopback, off the data path, and every request under ``/api`` needs the bearer token
-that the edge keeps in ``admin.token`` in its state folder.
+It listens on loopback, off the data path, and every request under ``/api`` has to pass the gate.
 """
 
 from __future__ import annotations
 
-import hmac
 from typing import Any
 
 import msgspec
@@ -24,8 +22,10 @@ from backends.store import Store
 from moonlight.errors import ProtocolError
 from moonlight.identity import ClientId
 from proxy.access import AccessRules
-from proxy.admin_backends import BackendsApi, one_client
-from proxy.admin_http import Handler, problem, read_json
+from proxy.admin.backends import BackendsApi, one_client
+from proxy.admin.gate import Gate
+from proxy.admin.http import Endpoint, Handler, problem, read_json
+from proxy.admin.scopes import OPERATORS, PAIRERS, READERS, WAITING_ROOM
 from proxy.errors import EdgeError, Refused
 from proxy.fleet import Fleet
 from proxy.media import Media
@@ -57,7 +57,7 @@ class AdminApi:
     def __init__(
         self,
         *,
-        token: str,
+        gate: Gate,
         store: Store,
         fleet: Fleet,
         desk: PairingDesk,
@@ -68,7 +68,7 @@ class AdminApi:
         access: AccessRules,
         metrics: CollectorRegistry,
     ) -> None:
-        self._token = token
+        self._gate = gate
         self._store = store
         self._fleet = fleet
         self._desk = desk
@@ -82,19 +82,9 @@ class AdminApi:
 
     def application(self) -> Starlette:
         """Return the application, for any ASGI server on trio."""
-        api = [
-            ("/api/v1/pairings", "GET", self._list_pairings),
-            ("/api/v1/pairings/{id}", "POST", self._confirm_pairing),
-            ("/api/v1/pairings/{id}", "DELETE", self._refuse_pairing),
-            ("/api/v1/clients", "GET", self._list_clients),
-            ("/api/v1/clients/{id}", "DELETE", self._forget_client),
-            ("/api/v1/clients/{id}", "PATCH", self._assign_client),
-            ("/api/v1/sessions", "GET", self._list_sessions),
-            ("/api/v1/sessions/{id}", "DELETE", self._end_session),
-            *self._backends.routes(),
-        ]
         routes = [
-            Route(path, self._guarded(handler), methods=[method]) for path, method, handler in api
+            Route(endpoint.path, self._guarded(endpoint), methods=[endpoint.method])
+            for endpoint in (*self._endpoints(), *self._backends.endpoints())
         ]
         routes += [
             Route("/healthz", self._healthz),
@@ -103,15 +93,23 @@ class AdminApi:
         ]
         return Starlette(routes=routes)
 
-    def _guarded(self, handler: Handler) -> Handler:
+    def _endpoints(self) -> list[Endpoint]:
+        return [
+            Endpoint("GET", "/api/v1/pairings", self._list_pairings, WAITING_ROOM),
+            Endpoint("POST", "/api/v1/pairings/{id}", self._confirm_pairing, PAIRERS),
+            Endpoint("DELETE", "/api/v1/pairings/{id}", self._refuse_pairing, PAIRERS),
+            Endpoint("GET", "/api/v1/clients", self._list_clients, READERS),
+            Endpoint("DELETE", "/api/v1/clients/{id}", self._forget_client, OPERATORS),
+            Endpoint("PATCH", "/api/v1/clients/{id}", self._assign_client, OPERATORS),
+            Endpoint("GET", "/api/v1/sessions", self._list_sessions, READERS),
+            Endpoint("DELETE", "/api/v1/sessions/{id}", self._end_session, OPERATORS),
+        ]
+
+    def _guarded(self, endpoint: Endpoint) -> Handler:
         async def guarded(request: Request) -> Response:
-            scheme, _, token = request.headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(
-                token.encode(), self._token.encode()
-            ):
-                return problem(401, "unauthorized", "A bearer token is needed: see admin.token.")
             try:
-                return await handler(request)
+                request.state.caller = await self._gate.admit(request, endpoint.scopes)
+                return await endpoint.handler(request)
             except Refused as error:
                 return problem(error.status, error.reason, str(error))
             except ProtocolError as error:

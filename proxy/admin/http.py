@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import msgspec
@@ -11,14 +12,26 @@ import trio
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
+from proxy.admin.scopes import Scope
 from proxy.errors import Refused
 
 max_body_bytes: Final = 4_096
 body_timeout_s: Final = 10.0
 
 Handler = Callable[[Request], Awaitable[Response]]
-Route = tuple[str, str, Handler]
-"""Path, method, and who answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Something to ask of an edge."""
+
+    method: str
+    path: str
+    """As Starlette writes it: parameters in braces."""
+    handler: Handler
+    scopes: frozenset[Scope]
+    """Any one of them admits a caller; empty for what anybody may ask."""
+
 
 _T = TypeVar("_T")
 

@@ -19,7 +19,8 @@ from backends.selection import Decision, LaunchIntent
 from backends.store import Store
 from moonlight.identity import ClientId
 from proxy.access import AccessRules
-from proxy.admin_http import Route, problem, read_json
+from proxy.admin.http import Endpoint, problem, read_json
+from proxy.admin.scopes import OPERATORS, READERS
 from proxy.errors import Refused
 from proxy.fleet import Fleet
 from proxy.session_keeper import SessionKeeper
@@ -43,15 +44,16 @@ class BackendsApi:
         self._keeper = keeper
         self._access = access
 
-    def routes(self) -> list[Route]:
+    def endpoints(self) -> list[Endpoint]:
         """Return what is answered here."""
+        drain = "/api/v1/drains/{target:path}"
         return [
-            ("/api/v1/backends", "GET", self._list),
-            ("/api/v1/backends/explain", "GET", self._explain),
-            ("/api/v1/drains", "GET", self._list_drains),
-            ("/api/v1/drains/{target:path}", "PUT", self._drain),
-            ("/api/v1/drains/{target:path}", "DELETE", self._undrain),
-            ("/api/v1/events", "GET", self._list_events),
+            Endpoint("GET", "/api/v1/backends", self._list, READERS),
+            Endpoint("GET", "/api/v1/backends/explain", self._explain, READERS),
+            Endpoint("GET", "/api/v1/drains", self._list_drains, READERS),
+            Endpoint("PUT", drain, self._drain, OPERATORS),
+            Endpoint("DELETE", drain, self._undrain, OPERATORS),
+            Endpoint("GET", "/api/v1/events", self._list_events, READERS),
         ]
 
     async def _list(self, request: Request) -> Response:
