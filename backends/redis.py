@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from backends import redis_scripts as scripts
 from backends.apps import app_id, normalise_title
@@ -35,6 +36,8 @@ from backends.vault import Vault
 
 default_prefix: Final = "moonhost:"
 proposed_app_ids: Final = 4
+max_name_attempts: Final = 5
+"""To rename a client that others change at the same time."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -158,6 +161,18 @@ class RedisStore:
         """See `Store`."""
         keys = self._keys("clients", "client_users")
         return await self._changed(scripts.set_client_user, keys, client_id, *_if_any(user))
+
+    async def set_client_name(self, client_id: str, name: str) -> bool:
+        """See `Store`."""
+        key = self._key("clients")
+        for _ in range(max_name_attempts):
+            blob = await self._server.command(b"HGET", key, client_id)
+            if blob is None:
+                return False
+            renamed = _encode(replace(self._decoded(blob, _Client), name=name))
+            if await self._changed(scripts.replace_client, [key], client_id, blob, renamed):
+                return True
+        raise StoreError("conflict", "The client was changed by others meanwhile. Try again.")
 
     async def get_host_identity(self, client_id: str) -> IdentityRecord | None:
         """See `Store`."""

@@ -70,6 +70,15 @@ end
 return 1
 """)
 
+# KEYS: clients. ARGV: id, the record as it was read, the new one.
+replace_client = Script("""
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then
+    return 0
+end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+return 1
+""")
+
 # KEYS: clients, client_users, host_identities, pairings:…, sticky:…. ARGV: id.
 delete_client = Script("""
 redis.call('DEL', KEYS[4], KEYS[5])

@@ -101,6 +101,13 @@ class SqliteStore:
         )
         return changed > 0
 
+    async def set_client_name(self, client_id: str, name: str) -> bool:
+        """See `Store`."""
+        changed = await self._file.execute(
+            "UPDATE clients SET name = ? WHERE id = ?", name, client_id
+        )
+        return changed > 0
+
     async def get_host_identity(self, client_id: str) -> IdentityRecord | None:
         """See `Store`."""
         row = await self._file.one(

@@ -48,6 +48,9 @@ class Store(Protocol):
     async def set_client_user(self, client_id: str, user: str | None) -> bool:
         """Say whose a paired client is; False if there is no such client."""
 
+    async def set_client_name(self, client_id: str, name: str) -> bool:
+        """Call a paired client something else; False if there is no such client."""
+
     async def get_host_identity(self, client_id: str) -> IdentityRecord | None:
         """Give the identity that hosts know this client by."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -14,6 +16,10 @@ from proxy import state_dir
 from proxy.config import ProxyConfig
 
 request_timeout_s: Final = 45.0
+"""Longer than a stream of events is ever silent."""
+items_per_page: Final = 500
+max_items: Final = 100_000
+_data: Final = "data: "
 
 
 class AdminError(CommandFailed):
@@ -64,6 +70,33 @@ class AdminClient:
         """Read something."""
         return await self._ask("GET", path, query=query)
 
+    async def get_all(self, path: str) -> list[dict[str, Any]]:
+        """Read a whole list, page by page."""
+        items: list[dict[str, Any]] = []
+        query = {"limit": str(items_per_page)}
+        while len(items) < max_items:
+            page = await self.get(path, query)
+            items += page["items"]
+            if page["next"] is None:
+                return items
+            query["cursor"] = page["next"]
+        raise AdminError(f"{path} has over {max_items} entries: ask for its pages one by one")
+
+    async def events(self, after: int | None = None) -> AsyncGenerator[dict[str, Any], None]:
+        """Give events as they happen, those after an event first, until the edge ends it.
+
+        Close the iterator (`contextlib.aclosing`) to stop before that.
+        """
+        path, query = "/api/v1/events/stream", {} if after is None else {"after": str(after)}
+        with self._told_plainly():
+            async with self._http.stream("GET", path, params=query) as response:
+                if response.is_error:
+                    await response.aread()
+                    raise _error(response)
+                async for line in response.aiter_lines():
+                    if line.startswith(_data):
+                        yield json.loads(line.removeprefix(_data))
+
     async def put(self, path: str, body: dict[str, Any]) -> Any:
         """Set something."""
         return await self._ask("PUT", path, body)
@@ -87,23 +120,29 @@ class AdminClient:
         body: dict[str, Any] | None = None,
         query: Mapping[str, str] | None = None,
     ) -> Any:
-        try:
+        with self._told_plainly():
             response = await self._http.request(method, path, json=body, params=query)
+        if response.is_error:
+            raise _error(response)
+        return response.json() if response.content else None
+
+    @contextmanager
+    def _told_plainly(self) -> Iterator[None]:
+        try:
+            yield
         except httpx.TransportError as error:
             raise AdminError(
                 f"no edge answers at {self._where}: is `moonhost proxy` running with this "
                 f"configuration? ({type(error).__name__})"
             ) from error
-        if response.is_error:
-            raise AdminError(_title(response), response.status_code)
-        return response.json() if response.content else None
 
 
-def _title(response: httpx.Response) -> str:
+def _error(response: httpx.Response) -> AdminError:
     try:
-        return str(response.json()["title"])
+        told = str(response.json()["detail"])
     except (ValueError, KeyError, TypeError):
-        return f"the edge answered with status {response.status_code}"
+        told = f"the edge answered with status {response.status_code}"
+    return AdminError(told, response.status_code)
 
 
 def _read(path: Path) -> str:

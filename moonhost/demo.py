@@ -172,7 +172,7 @@ class Demo:
         for name in ("first_frame_ms", "frames_expected", "frames_decoded", "audio_packets"):
             setattr(result, name, played[name])
         async with AdminClient.of(config) as edge:
-            (session,) = await edge.get("/api/v1/sessions")
+            (session,) = await edge.get_all("/api/v1/sessions")
         result.backend, result.region = session["backend"], session["region"]
         result.video_packets_lost = _lost(session["flows"]["video"], played)
         await self._client(config, "cancel")
@@ -181,7 +181,7 @@ class Demo:
         async with AdminClient.of(config) as edge:
 
             async def pending() -> Any:
-                return await edge.get("/api/v1/pairings")
+                return await edge.get_all("/api/v1/pairings")
 
             (attempt,) = await self._deployment.wait_for(
                 pending, "the client did not ask to pair", "edge"

@@ -103,7 +103,7 @@ def own_hosts(options: LoadOptions) -> tuple[LocalHost, ...]:
 async def _running_edge(name: str, http_port: int, config: ProxyConfig) -> Arena:
     try:
         async with AdminClient.of(config) as admin:
-            await admin.get("/api/v1/pairings")
+            await admin.get_all("/api/v1/pairings")
     except AdminError as error:
         raise CommandFailed(
             f"The load test confirms its clients' PINs through the edge's admin API, "

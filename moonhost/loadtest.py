@@ -173,7 +173,7 @@ class LoadTest:
 
     async def _attempts(self) -> list[dict[str, str]]:
         try:
-            attempts: list[dict[str, str]] = await self._admin.get("/api/v1/pairings")
+            attempts: list[dict[str, str]] = await self._admin.get_all("/api/v1/pairings")
         except AdminError as error:
             raise ClientFailed("admin_unreachable", str(error)) from error
         return attempts

@@ -116,7 +116,7 @@ class LocalDeployment:
         async def answers() -> bool:
             try:
                 async with AdminClient.of(config) as edge:
-                    await edge.get("/api/v1/backends")
+                    await edge.get_all("/api/v1/backends")
             except AdminError:
                 return False
             return True
@@ -176,7 +176,7 @@ class LocalDeployment:
         async with AdminClient.of(config) as edge:
 
             async def all_healthy() -> bool:
-                backends = await edge.get("/api/v1/backends")
+                backends = await edge.get_all("/api/v1/backends")
                 return len([known for known in backends if known["state"] == "healthy"]) == len(
                     self._hosts
                 )

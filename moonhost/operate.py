@@ -1,24 +1,28 @@
-"""The commands that ask a running edge: pairing, clients, sessions, backends, drains."""
+"""The commands that ask a running edge: pairing, clients, sessions, backends, drains, events."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import cyclopts
+import trio
 from cyclopts import Parameter
 
 from backends.model import is_valid_name
 from moonhost.admin_client import AdminClient
 from moonhost.cli_options import AsJson, ProxyConfigPath, default_proxy_config, proxy_settings
 from moonhost.errors import CommandFailed
-from moonhost.words import explanation, seconds_of
+from moonhost.words import event_line, explanation, plain, seconds_of
 
 clients_app = cyclopts.App(name="clients", help="The clients that are paired with the edge.")
 sessions_app = cyclopts.App(name="sessions", help="The sessions that run now.")
 backends_app = cyclopts.App(name="backends", help="The hosts, and where a launch would go.")
+
+reconnect_pause_s: Final = 1.0
 
 _how_full: Final = ("sessions", "max_sessions", "gpu_memory_percent")
 _pairing_failed: Final = {
@@ -43,7 +47,7 @@ async def pair(
     if user is not None and pin is None:
         raise CommandFailed("Tell the PIN, too: moonhost pair PIN --user NAME.")
     async with AdminClient.of(proxy_settings(config)) as edge:
-        pending = await edge.get("/api/v1/pairings")
+        pending = await edge.get_all("/api/v1/pairings")
         if pin is None:
             _show(pending, as_json, ("id", "address", "device", "asked_at"), "No device waits.")
             return
@@ -85,6 +89,19 @@ async def assign(
     async with AdminClient.of(proxy_settings(config)) as edge:
         await edge.patch(f"/api/v1/clients/{_path_part(client)}", {"user": user})
     print("Nobody's now." if user is None else f"{user}'s now.")
+
+
+@clients_app.command
+async def rename(
+    client: str,
+    name: Annotated[str, Parameter(help="What it is called from now on.")],
+    *,
+    config: ProxyConfigPath = default_proxy_config,
+) -> None:
+    """Call a client something else, by its id or the beginning of it."""
+    async with AdminClient.of(proxy_settings(config)) as edge:
+        await edge.patch(f"/api/v1/clients/{_path_part(client)}", {"name": name})
+    print("Renamed.")
 
 
 @sessions_app.default
@@ -162,7 +179,7 @@ async def drain(
             asked = {} if deadline is None else {"deadline_s": seconds_of(deadline)}
             drains = [await edge.put(f"/api/v1/drains/{_target(target)}", asked)]
         elif deadline is None:
-            drains = await edge.get("/api/v1/drains")
+            drains = await edge.get_all("/api/v1/drains")
         else:
             raise CommandFailed("Say what to drain: moonhost drain AGENT/HOST --deadline ...")
     _show(drains, as_json, ("target", "since", "deadline", "sessions"), "Nothing drains.")
@@ -173,6 +190,39 @@ async def undrain(target: str, *, config: ProxyConfigPath = default_proxy_config
     async with AdminClient.of(proxy_settings(config)) as edge:
         await edge.delete(f"/api/v1/drains/{_target(target)}")
     print("It takes sessions again.")
+
+
+async def events(
+    *,
+    follow: Annotated[
+        bool, Parameter(negative="", help="Go on with what happens from now on, until Ctrl-C.")
+    ] = False,
+    config: ProxyConfigPath = default_proxy_config,
+    as_json: AsJson = False,
+) -> None:
+    """List what happened lately, the oldest first."""
+    async with AdminClient.of(proxy_settings(config)) as edge:
+        past = (await edge.get_all("/api/v1/events"))[::-1]
+        if not follow and as_json:
+            print(json.dumps(past))
+            return
+        if not follow and not past:
+            print("Nothing has happened yet.")
+            return
+        for event in past:
+            print(json.dumps(event) if as_json else event_line(event))
+        if follow:
+            await _follow(edge, past[-1]["id"] if past else None, as_json=as_json)
+
+
+async def _follow(edge: AdminClient, seen_id: int | None, *, as_json: bool) -> None:
+    """Print events until the edge is gone; a stream that ends before that is asked for anew."""
+    while True:
+        async with aclosing(edge.events(seen_id)) as coming:
+            async for event in coming:
+                seen_id = event["id"]
+                print(json.dumps(event) if as_json else event_line(event), flush=True)
+        await trio.sleep(reconnect_pause_s)
 
 
 def _only(pending: list[dict[str, Any]]) -> str:
@@ -203,7 +253,7 @@ async def _list(
     what: str, config: Path, as_json: bool, columns: tuple[str, ...], nothing: str
 ) -> None:
     async with AdminClient.of(proxy_settings(config)) as edge:
-        rows = await edge.get(f"/api/v1/{what}")
+        rows = await edge.get_all(f"/api/v1/{what}")
     _show(rows, as_json, columns, nothing)
 
 
@@ -229,7 +279,7 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "".join(character if character.isprintable() else "?" for character in str(value))
+    return plain(value)
 
 
 commands: Final[tuple[cyclopts.App | Callable[..., Any], ...]] = (
@@ -239,4 +289,5 @@ commands: Final[tuple[cyclopts.App | Callable[..., Any], ...]] = (
     backends_app,
     drain,
     undrain,
+    events,
 )

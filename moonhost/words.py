@@ -1,4 +1,4 @@
-"""What the commands read and say in words: lengths of time, and why a launch goes where it does."""
+"""What the commands read and say in words: lengths of time, events, why a launch goes somewhere."""
 
 from __future__ import annotations
 
@@ -24,6 +24,18 @@ def seconds_of(text: str) -> int:
     if match is None or int(match[1]) * _units[match[2]] > max_seconds:
         raise CommandFailed("A length of time is written as 90s, 30m, 2h or 1d: up to 365d.")
     return int(match[1]) * _units[match[2]]
+
+
+def plain(value: object) -> str:
+    """Make what others named fit for a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in str(value))
+
+
+def event_line(event: dict[str, Any]) -> str:
+    """Tell in one line what happened."""
+    known = ("id", "at", "kind", "subject")
+    details = [f"{name}={value}" for name, value in event.items() if name not in known]
+    return plain("  ".join([event["at"], event["kind"], event["subject"], *details]))
 
 
 _located: Final = {

@@ -30,6 +30,7 @@ from moonlight.wake import format_mac, own_mac
 from proxy import state_dir
 from proxy.admin.api import AdminApi
 from proxy.admin.gate import BearerGate
+from proxy.admin.resources import resources
 from proxy.assets import Assets
 from proxy.certificates import valid_until
 from proxy.client_flow import ClientFlow, FlowEnd
@@ -50,6 +51,7 @@ from proxy.nurseries import flat_nursery
 from proxy.nvhttp import NvHttp
 from proxy.pairing_desk import PairingDesk
 from proxy.play import Play
+from proxy.readiness import why_not_ready
 from proxy.rtsp import RtspProxy
 from proxy.session_keeper import SessionKeeper
 from proxy.sessions import FlowTerms, Session, SessionId, SessionState, VideoEncryptor
@@ -179,6 +181,7 @@ class _Edge:
             max_pending=config.pairing.max_pending,
             max_pending_per_address=config.pairing.max_pending_per_address,
             pin_timeout_s=config.pairing.pin_timeout_s,
+            events=self._fleet.events,
         )
         self._nvhttp = NvHttp(
             config,
@@ -222,7 +225,9 @@ class _Edge:
             http_refused=self._web.refused,
             store=store_figures,
             certificates=self._certificates,
-            is_ready=lambda: self._play.accepting,
+            why_not_ready=lambda: why_not_ready(
+                accepting=self._play.accepting, store_up=store_figures.up
+            ),
         )
 
     async def start(self, stopped: trio.Event) -> RunningEdge:
@@ -327,8 +332,8 @@ class _Edge:
             waker=self._waker,
             figures=self._figures,
         )
-        api = AdminApi(
-            gate=BearerGate(state_dir.load_or_create_admin_token(self._config.state_dir)),
+        endpoints = resources(
+            config=self._config,
             store=self._store,
             fleet=self._fleet,
             desk=self._desk,
@@ -336,9 +341,12 @@ class _Edge:
             play=self._play,
             media=self._media,
             nvhttp=self._nvhttp,
-            access=self._config.access_rules(),
             metrics=registry(collector),
+            store_up=lambda: self._figures.store.up,
+            why_not_ready=self._figures.why_not_ready,
         )
+        gate = BearerGate(state_dir.load_or_create_admin_token(self._config.state_dir))
+        api = AdminApi(gate, endpoints)
         await self._nursery.start(_serve_admin, api.application(), self._config)
 
     def _start_flow(self, session: Session, kind: Flow, terms: FlowTerms) -> None:

@@ -15,8 +15,8 @@ from proxy.rtsp import RtspOutcome
 from proxy.tallies import Histogram
 
 
-def _always() -> bool:
-    return True
+def _nothing() -> None:
+    return None
 
 
 @dataclass(slots=True)
@@ -34,5 +34,5 @@ class EdgeFigures:
     loop_lag: Histogram = field(default_factory=lambda: Histogram(lag_bounds_s))
     certificates: Mapping[str, float] = field(default_factory=dict)
     """By name, until when each one is valid, in seconds since 1970."""
-    is_ready: Callable[[], bool] = _always
+    why_not_ready: Callable[[], str | None] = _nothing
     """What ``/readyz`` tells."""

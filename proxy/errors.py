@@ -19,11 +19,15 @@ class Refused(EdgeError):
     """A client asked for what cannot be had.
 
     Its message is read by a person in their Moonlight app; `status` is the answer's status code.
+    `retry_after_s` is when to ask again, where that is known.
     """
 
-    def __init__(self, status: int, reason: str, message: str) -> None:
+    def __init__(
+        self, status: int, reason: str, message: str, *, retry_after_s: int | None = None
+    ) -> None:
         super().__init__(reason, message)
         self.status = status
+        self.retry_after_s = retry_after_s
 
 
 class HostUnavailable(EdgeError):

@@ -30,7 +30,7 @@ from backends.tokens import token_hash
 from proxy.access import Access, everything
 from proxy.backend_figures import BackendFigures, failure_of
 from proxy.errors import EdgeError, HostUnavailable
-from proxy.events import Events
+from proxy.events import EventKind, Events
 from revdial import messages
 from revdial.errors import TunnelError
 from revdial.tunnel import AgentTunnel
@@ -174,7 +174,7 @@ class Fleet:
             details = {"before": "new" if change.before is None else str(change.before)}
             if change.trouble is not None:
                 details["trouble"] = change.trouble
-            self.events.note("backend_state", change.backend_id, state=after, **details)
+            self.events.note(EventKind.BACKEND_STATE, change.backend_id, state=after, **details)
 
     def note_connection_failure(
         self, backend_id: BackendId, error: EdgeError | TunnelError
@@ -189,6 +189,11 @@ class Fleet:
     def flow_reports(self, backend_id: BackendId) -> FlowReports:
         """Return what a backend's agent said last of flows, by session and kind."""
         return self._flow_reports.get(agent_of(backend_id), {})
+
+    @property
+    def connected_agents(self) -> int:
+        """How many agents are connected."""
+        return len(self._tunnels)
 
     def tunnel_of(self, agent_id: str) -> AgentTunnel | None:
         """Return an agent's tunnel, if it is connected."""
@@ -285,7 +290,9 @@ class Fleet:
             reservation = self._registry.reserve(decision.backend.id)
         except NoBackend as error:
             self.refusals[error.reason] += 1
-            self.events.keep("launch_without_backend", intent.client[:12], reason=error.reason)
+            self.events.keep(
+                EventKind.LAUNCH_WITHOUT_BACKEND, intent.client[:12], reason=error.reason
+            )
             raise
         self.decisions[decision.reason] += 1
         return decision, reservation
@@ -318,7 +325,7 @@ class Fleet:
     def note_failure(self, backend_id: BackendId, failure: LaunchFailure) -> None:
         """Count a launch that its backend failed; where the host cannot be dialled, as a miss."""
         self.failovers[failure] += 1
-        self.events.keep("launch_failed", backend_id, reason=str(failure))
+        self.events.keep(EventKind.LAUNCH_FAILED, backend_id, reason=str(failure))
         if failure is LaunchFailure.UNREACHABLE:
             self._registry.launch_failed(backend_id, now=trio.current_time())
             self._note_transitions()
@@ -355,7 +362,7 @@ class Fleet:
         after = self.telling(backend_id)
         if after is not before and Telling.ALONE in (before, after):
             # It changes how many sessions the host is given.
-            self.events.note("host_tells_sessions_apart", backend_id, how=str(after))
+            self.events.note(EventKind.HOST_TELLS_SESSIONS_APART, backend_id, how=str(after))
 
     def telling(self, backend_id: BackendId) -> Telling:
         """Tell how sessions have to be kept from being mixed up at a host."""

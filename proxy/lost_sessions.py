@@ -15,6 +15,7 @@ import structlog
 import trio
 
 from proxy.errors import Refused
+from proxy.events import EventKind
 from proxy.fleet import Fleet
 from proxy.media import Media
 from proxy.play import Play
@@ -118,4 +119,4 @@ class LostSessions:
             _log.info("session_not_asked_about", session=session.id, why=str(error))
             return
         if lost:
-            self._fleet.events.keep("session_lost", session.backend, session=session.id)
+            self._fleet.events.keep(EventKind.SESSION_LOST, session.backend, session=session.id)

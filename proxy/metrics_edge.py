@@ -6,7 +6,6 @@ import platform
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from itertools import chain, product
 
 from prometheus_client.metrics_core import Metric
@@ -37,6 +36,7 @@ from proxy.rtsp import METHODS, RtspOutcome
 from proxy.sealed_rtsp import SealRefusal
 from proxy.sessions import SessionState, SessionTable
 from proxy.tallies import other
+from proxy.version import version
 from proxy.wake_plan import WakeOutcome
 from proxy.waker import Waker
 from revdial.observer import Counters, Loss, Refusal
@@ -75,13 +75,13 @@ def _of_process(parts: EdgeParts) -> Iterator[Metric]:
         "build",
         "Always 1; the labels tell what runs.",
         ("version", "python"),
-        [(_version(), platform.python_version())],
+        [(version(), platform.python_version())],
     )
     yield gauge(
         "ready",
-        "1 while the edge takes launches, 0 while it drains.",
+        "1 while the edge takes launches, 0 while it drains or its store is down.",
         (),
-        unlabelled(float(figures.is_ready())),
+        unlabelled(float(figures.why_not_ready() is None)),
     )
     yield histogram(
         "event_loop_lag_seconds",
@@ -273,10 +273,3 @@ def _bounded(counts: Counter[str]) -> Samples:
         known = reason in tally or len(tally) < _max_malformed
         tally[reason if known else other] += count
     return by_reason(tally)
-
-
-def _version() -> str:
-    try:
-        return metadata.version("moonhost")
-    except metadata.PackageNotFoundError:
-        return "unknown"

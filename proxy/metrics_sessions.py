@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Final
 
@@ -11,13 +10,19 @@ from prometheus_client.metrics_core import Metric
 
 from moonlight.flows import Flow
 from proxy.client_flow import ClientFlow
-from proxy.control_rtt import RoundTrips
 from proxy.fleet import Fleet
 from proxy.losses import FLOW_REASONS
 from proxy.media import Media
 from proxy.metric_families import Labels, Samples, counter, gauge, info, unlabelled
-from proxy.sessions import Session, SessionTable
-from proxy.tallies import other
+from proxy.session_figures import (
+    SessionReading,
+    agent_drops,
+    backlog_age_s,
+    drops,
+    jitter_s,
+    read_session,
+)
+from proxy.sessions import SessionTable
 from revdial.backlog import Drop
 from revdial.messages import FlowReport
 
@@ -30,21 +35,6 @@ max_series_per_session: Final = (
 
 _labels: Final = ("session", "backend")
 _flow_labels: Final = (*_labels, "flow")
-_drops: Final = frozenset(map(str, Drop))
-
-
-@dataclass(frozen=True, slots=True)
-class _Shown:
-    """A session with what runs for it."""
-
-    session: Session
-    flows: list[ClientFlow]
-    reports: dict[str, FlowReport]
-    """Of its agent, by kind of flow."""
-
-    @property
-    def labels(self) -> Labels:
-        return self.session.id, self.session.backend
 
 
 def of_sessions(
@@ -52,7 +42,7 @@ def of_sessions(
 ) -> Iterator[Metric]:
     """Give the families of sessions, of `max_sessions` at most."""
     shown = [
-        _Shown(one, media.flows_of(one.id), _reports(fleet, one))
+        read_session(one, media.flows_of(one.id), fleet.flow_reports(one.backend))
         for one in islice(table, max_sessions)
     ]
     yield gauge(
@@ -72,7 +62,7 @@ def of_sessions(
     yield from _of_delays(shown)
 
 
-def _of_traffic(shown: list[_Shown]) -> Iterator[Metric]:
+def _of_traffic(shown: list[SessionReading]) -> Iterator[Metric]:
     yield _per_flow(
         "session_sent_bytes", "Bytes sent to the client.", shown, lambda one: one.bytes_to_client
     )
@@ -97,7 +87,7 @@ def _of_traffic(shown: list[_Shown]) -> Iterator[Metric]:
     )
 
 
-def _of_losses(shown: list[_Shown]) -> Iterator[Metric]:
+def _of_losses(shown: list[SessionReading]) -> Iterator[Metric]:
     yield _per_flow(
         "session_rtp_gaps",
         "RTP packets that were missing, by their numbers, when later ones came out of the tunnel.",
@@ -120,8 +110,7 @@ def _of_losses(shown: list[_Shown]) -> Iterator[Metric]:
             ((*one.labels, str(flow.kind), reason), count)
             for one in shown
             for flow in one.flows
-            for reason, count in sorted((str(why), n) for why, n in flow.drops().items())
-            if count
+            for reason, count in drops(flow).items()
         ],
     )
     yield counter(
@@ -139,23 +128,23 @@ def _of_losses(shown: list[_Shown]) -> Iterator[Metric]:
     )
 
 
-def _of_delays(shown: list[_Shown]) -> Iterator[Metric]:
+def _of_delays(shown: list[SessionReading]) -> Iterator[Metric]:
     yield gauge(
         "session_jitter_seconds",
         "Jitter (RFC 3550) of what comes through the tunnel, by the sender's clock.",
         _flow_labels,
         [
-            ((*one.labels, str(flow.kind)), flow.jitter.seconds)
+            ((*one.labels, str(flow.kind)), jitter)
             for one in shown
             for flow in one.flows
-            if flow.kind is not Flow.CONTROL
+            if (jitter := jitter_s(flow)) is not None
         ],
     )
     yield _per_report(
         "session_backlog_age_seconds",
         "How long the oldest datagram waited at the agent, at most since the heartbeat before.",
         shown,
-        lambda report: report.backlog_age_ms / 1000,
+        backlog_age_s,
         gauge,
     )
     yield gauge(
@@ -166,7 +155,7 @@ def _of_delays(shown: list[_Shown]) -> Iterator[Metric]:
         [
             ((*one.labels, side), trips.rtt_s)
             for one in shown
-            for side, trips in _sides(one)
+            for side, trips in one.sides()
             if trips.rtt_s is not None
         ],
     )
@@ -177,22 +166,15 @@ def _of_delays(shown: list[_Shown]) -> Iterator[Metric]:
         [
             ((*one.labels, side), trips.retransmissions)
             for one in shown
-            for side, trips in _sides(one)
+            for side, trips in one.sides()
         ],
     )
-
-
-def _sides(shown: _Shown) -> Iterable[tuple[str, RoundTrips]]:
-    for flow in shown.flows:
-        if flow.watch is not None:
-            yield "client", flow.watch.client
-            yield "host", flow.watch.host
 
 
 def _per_flow(
     name: str,
     text: str,
-    shown: list[_Shown],
+    shown: list[SessionReading],
     read: Callable[[ClientFlow], float],
     *,
     media_only: bool = False,
@@ -213,33 +195,20 @@ def _per_flow(
 def _per_report(
     name: str,
     text: str,
-    shown: list[_Shown],
+    shown: list[SessionReading],
     read: Callable[[FlowReport], float],
     family: Callable[[str, str, Labels, Samples], Metric],
 ) -> Metric:
-    """Give what agents tell; a flow that they do not tell of has lost nothing, nor waits."""
     samples = []
     for one in shown:
         for flow in one.flows:
-            report = one.reports.get(flow.kind)
-            value = 0 if report is None else read(report)
+            value = read(one.report_of(flow))
             samples.append(((*one.labels, str(flow.kind)), float(value)))
     return family(name, text, _flow_labels, samples)
 
 
-def _agent_drops(shown: _Shown) -> Samples:
+def _agent_drops(shown: SessionReading) -> Samples:
     for flow in shown.flows:
-        report = shown.reports.get(flow.kind)
-        if report is None:
-            continue
         labels = (*shown.labels, str(flow.kind))
-        known = {why: count for why, count in report.dropped.items() if why in _drops}
-        unknown = sum(report.dropped.values()) - sum(known.values())
-        for reason, count in sorted((known | {other: unknown}).items()):
-            if count:
-                yield (*labels, reason), count
-
-
-def _reports(fleet: Fleet, session: Session) -> dict[str, FlowReport]:
-    """Give what a session's own agent tells of its flows; no other has a say in it."""
-    return fleet.flow_reports(session.backend).get(session.id, {})
+        for reason, count in agent_drops(shown.report_of(flow)).items():
+            yield (*labels, reason), count

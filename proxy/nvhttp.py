@@ -28,6 +28,7 @@ from moonlight.xml import Answer, text_element
 from proxy.assets import Assets
 from proxy.config import ProxyConfig
 from proxy.errors import Refused
+from proxy.events import EventKind
 from proxy.fleet import Fleet
 from proxy.host_pairing import HostPairing
 from proxy.pairing_desk import Attempt, PairingDesk
@@ -229,6 +230,8 @@ class NvHttp:
         await self._store.put_client(
             ClientRecord(identifier, attempt.device, der, datetime.now(UTC), user)
         )
+        self._fleet.events.keep(EventKind.CLIENT_PAIRED, identifier[:12], device=attempt.device)
+        _log.info("client_paired", client=identifier[:12], request=attempt.id)
 
     def _serverinfo(self, caller: Caller, client: ClientId | None) -> Reply:
         current = 0 if client is None else self._keeper.table.current_app(client)
@@ -266,6 +269,7 @@ class NvHttp:
         if (launched := self._keeper.table.of_client(client)) is not None:
             await self._keeper.end(launched, "client_unpaired")
         if forgotten:
+            self._fleet.events.keep(EventKind.CLIENT_UNPAIRED, client[:12])
             _log.info("client_unpaired", client=client[:12])
         return forgotten
 

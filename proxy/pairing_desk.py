@@ -23,6 +23,7 @@ from moonlight.identity import Identity
 from moonlight.pairing import PairingOutcome, PairingServer, PairingState, client_introduction
 from moonlight.xml import Answer
 from proxy.errors import Refused
+from proxy.events import EventKind, Events
 from proxy.outcomes import PairingEnd
 from revdial.networks import network_of
 
@@ -56,7 +57,10 @@ class Attempt:
 
 
 class PairingDesk:
-    """Holds pending attempts; both the clients' requests and the PINs come here."""
+    """Holds pending attempts; both the clients' requests and the PINs come here.
+
+    `events` is told who asks, and what comes of it.
+    """
 
     def __init__(
         self,
@@ -65,11 +69,13 @@ class PairingDesk:
         max_pending: int,
         max_pending_per_address: int,
         pin_timeout_s: float,
+        events: Events | None = None,
     ) -> None:
         self._identity = identity
         self._max_pending = max_pending
         self._max_pending_per_address = max_pending_per_address
         self._pin_timeout_s = pin_timeout_s
+        self._events = events or Events()
         self._pending: dict[AttemptId, Attempt] = {}
         self._past_pin: dict[tuple[str, str], Attempt] = {}
         self.ended: Counter[str] = Counter()
@@ -132,6 +138,9 @@ class PairingDesk:
             asked_at=datetime.now(UTC),
         )
         self._pending[attempt.id] = attempt
+        self._events.keep(
+            EventKind.PAIRING_ASKED, attempt.id, address=address, device=attempt.device
+        )
         _log.info("pairing_asked_for", request=attempt.id, client_address=address)
         return attempt
 
@@ -218,4 +227,7 @@ class PairingDesk:
         self._pending.pop(attempt.id, None)
         if self._past_pin.get(attempt.key) is attempt:
             del self._past_pin[attempt.key]
+        self._events.keep(
+            EventKind.PAIRING_ENDED, attempt.id, address=attempt.address, how=str(how)
+        )
         _log.info("pairing_ended", request=attempt.id, client_address=attempt.address, how=str(how))

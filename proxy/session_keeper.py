@@ -12,10 +12,11 @@ import trio
 from backends.errors import StoreError
 from backends.records import StickyRecord
 from backends.store import Store
-from moonlight.errors import ProtocolError
+from moonlight.errors import ProtocolError, printable
 from moonlight.flows import Flow
 from moonlight.launch import RtspUrl
 from proxy.config import ProxyConfig
+from proxy.events import EventKind
 from proxy.fleet import Fleet
 from proxy.keeping_apart import KeepingApart
 from proxy.session_records import from_record, to_record
@@ -62,6 +63,7 @@ class SessionKeeper:
     ) -> None:
         self._store = store
         self._fleet = fleet
+        self._events = fleet.events
         self._flows = flows
         self._sticky_ttl = timedelta(seconds=config.selection.sticky_ttl_s)
         self._launch_window_s = config.sessions.launch_window_s
@@ -90,6 +92,14 @@ class SessionKeeper:
             self._undeleted.add(session.id)
             raise
         self._fleet.started(session.reservation)
+        self._events.keep(
+            EventKind.SESSION_STARTED,
+            session.id,
+            client=session.client[:12],
+            backend=session.backend,
+            app=printable(session.app_title),
+            mode=session.mode,
+        )
         _log.info(
             "session_launched",
             session=session.id,
@@ -114,6 +124,7 @@ class SessionKeeper:
         session.sealer = None
         session.host_rtsp = host_rtsp
         self.table.await_handshake(session, address, ports, trio.current_time())
+        self._note_state(session)
         _log.info(
             "session_resumed",
             session=session.id,
@@ -133,6 +144,7 @@ class SessionKeeper:
             self.table.move(session, SessionState.PAUSED, trio.current_time())
             self.apart.over(session.backend, session.id)
             self._note_fewer()
+            self._note_state(session, why=why)
             _log.info("session_paused", session=session.id, why=why)
             await self._write(session)
 
@@ -151,6 +163,7 @@ class SessionKeeper:
         self._fleet.release(session.reservation)
         self.apart.over(session.backend, session.id)
         self._note_fewer()
+        self._events.keep(EventKind.SESSION_ENDED, session.id, backend=session.backend, why=why)
         _log.info("session_ended", session=session.id, backend=session.backend, why=why)
         self._undeleted.add(session.id)
         try:
@@ -208,6 +221,7 @@ class SessionKeeper:
         """Note that the host accepted PLAY."""
         self.table.move(session, SessionState.STREAMING, trio.current_time())
         self.apart.over(session.backend, session.id)
+        self._note_state(session)
         _log.info("session_streaming", session=session.id, backend=session.backend)
         await self._write(session)
 
@@ -236,6 +250,9 @@ class SessionKeeper:
                 _log.warning("session_in_the_store_is_of_another_version", session=record.id)
             else:
                 _log.info("session_restored", session=session.id, backend=session.backend)
+
+    def _note_state(self, session: Session, **details: str) -> None:
+        self._events.keep(EventKind.SESSION_STATE, session.id, state=str(session.state), **details)
 
     def _note_fewer(self) -> None:
         self._fewer.set()

@@ -11,6 +11,7 @@ import trio
 from backends.errors import StoreError
 from proxy.config import ProxyConfig
 from proxy.errors import Refused
+from proxy.events import EventKind
 from proxy.fleet import Fleet
 from proxy.lost_sessions import LostSessions
 from proxy.media import Media
@@ -110,7 +111,7 @@ class Upkeep:
             for session in self._keeper.table:
                 backend = session.backend
                 if self._fleet.is_connected(backend) and self._fleet.is_overdue(backend, now):
-                    self._fleet.events.note("drain_overdue", backend, session=session.id)
+                    self._fleet.events.note(EventKind.DRAIN_OVERDUE, backend, session=session.id)
                     nursery.start_soon(self._end_at_host, session.id)
 
     async def _end_at_host(self, session: SessionId) -> None:

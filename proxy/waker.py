@@ -21,6 +21,7 @@ from backends.model import BackendId
 from moonlight.wake import woken_mac
 from proxy.config import ProxyConfig
 from proxy.errors import EdgeError, StartFailed
+from proxy.events import EventKind
 from proxy.fleet import Fleet
 from proxy.losses import PortDrop
 from proxy.udp_port import Arrival, UdpPort
@@ -224,7 +225,9 @@ class Waker:
         self._history.end(action, failed=why is not None)
         self.wakes[outcome] += 1
         for backend in action.backends:
-            self._fleet.events.keep("wake", backend, outcome=str(outcome), cause=cause, by=by)
+            self._fleet.events.keep(
+                EventKind.WAKE, backend, outcome=str(outcome), cause=cause, by=by
+            )
         log = _log.info if why is None else _log.warning
         log(
             "wake",

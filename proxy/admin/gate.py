@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from starlette.requests import Request
@@ -19,6 +20,8 @@ class Caller:
     name: str
     """Of the token that it shows."""
     scopes: frozenset[Scope]
+    expires_at: datetime | None = None
+    """Until when it may go on with what lasts, in UTC; None: for as long as it likes."""
 
 
 class Gate(Protocol):

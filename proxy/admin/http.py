@@ -1,53 +1,61 @@
-"""What the admin API's handlers share: bounded bodies, and problems as RFC 9457 has them."""
+"""What the admin API says and reads over HTTP: bounded bodies, values, problems (RFC 9457)."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import json
+from collections.abc import Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 import trio
+from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from proxy.admin.scopes import Scope
 from proxy.errors import Refused
 
 max_body_bytes: Final = 4_096
 body_timeout_s: Final = 10.0
 
-Handler = Callable[[Request], Awaitable[Response]]
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Something to ask of an edge."""
-
-    method: str
-    path: str
-    """As Starlette writes it: parameters in braces."""
-    handler: Handler
-    scopes: frozenset[Scope]
-    """Any one of them admits a caller; empty for what anybody may ask."""
-
+json_type: Final = "application/json"
+problem_type: Final = "application/problem+json"
+_urn: Final = "urn:moonhost:"
 
 _T = TypeVar("_T")
+_Parameters = TypeVar("_Parameters", bound=msgspec.Struct)
 
 
-async def read_json(request: Request, kind: type[_T], example: str) -> _T:
+class Problem(msgspec.Struct, frozen=True):
+    """What went wrong, as RFC 9457 writes it."""
+
+    type: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=f"^{_urn}[a-z0-9_]+$", description=f"`{_urn}` and the reason, for programs."
+        ),
+    ]
+    title: Annotated[str, msgspec.Meta(description="The reason in words; the same each time.")]
+    status: int
+    detail: Annotated[str, msgspec.Meta(description="What was wrong here, and what to do.")]
+
+
+async def read_json(request: Request, kind: type[_T], example: object) -> _T:
     """Read a request's body.
 
     Raises:
-        Refused: it is too large, too slow, or something else than `example` shows.
+        Refused: it is no JSON, too large, too slow, or something else than `example` shows.
 
     """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != json_type:
+        raise Refused(415, "not_json", f"The body's Content-Type has to be {json_type}.")
     try:
         return msgspec.json.decode(await _body(request), type=kind)
-    except (msgspec.DecodeError, UnicodeError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         # The library's text could quote what was sent.
-        raise Refused(400, "bad_body", f"The body has to be {example}.") from None
+        raise Refused(
+            400, "bad_body", f"The body has to be like this: {json.dumps(example)}."
+        ) from None
 
 
 async def _body(request: Request) -> bytes:
@@ -66,10 +74,68 @@ async def _body(request: Request) -> bytes:
     return body
 
 
-def problem(status: int, reason: str, message: str) -> Response:
-    """Return an error."""
-    return JSONResponse(
-        {"type": f"urn:moonhost:{reason}", "title": message, "status": status},
-        status_code=status,
-        media_type="application/problem+json",
+def read_path(parameters: Mapping[str, Any], kind: type[_Parameters]) -> _Parameters:
+    """Read the parameters of a path.
+
+    Raises:
+        Refused: one is out of its bounds.
+
+    """
+    try:
+        return msgspec.convert(parameters, kind, strict=False)
+    except msgspec.ValidationError:
+        raise Refused(400, "bad_path", f"The path holds {_described(kind)}") from None
+
+
+def read_query(query: QueryParams, kind: type[_Parameters]) -> _Parameters:
+    """Read the parameters of a query.
+
+    Raises:
+        Refused: one is missing, unknown, said twice or out of its bounds.
+
+    """
+    said = query.multi_items()
+    values = dict(said)
+    try:
+        if len(values) < len(said):
+            raise msgspec.ValidationError
+        return msgspec.convert(values, kind, strict=False)
+    except msgspec.ValidationError:
+        raise Refused(400, "bad_query", f"The query holds {_described(kind)}") from None
+
+
+def _described(kind: type[msgspec.Struct]) -> str:
+    _, components = msgspec.json.schema_components([kind])
+    shape = components[kind.__name__]
+    known = [
+        f"{name}{'' if name in shape['required'] else ' (or not)'}: {told.get('description', '')}"
+        for name, told in shape["properties"].items()
+    ]
+    return " ".join(known) or "nothing."
+
+
+def value(content: object, status: int, headers: Mapping[str, str]) -> Response:
+    """Return an answer."""
+    return Response(
+        msgspec.json.encode(content), status_code=status, headers=headers, media_type=json_type
     )
+
+
+def problem(
+    status: int, reason: str, message: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return an error; `reason` is a snake_case token."""
+    told = Problem(f"{_urn}{reason}", reason.replace("_", " ").capitalize(), status, message)
+    return Response(
+        msgspec.json.encode(told), status_code=status, headers=headers, media_type=problem_type
+    )
+
+
+def refusal(error: Refused) -> Response:
+    """Return what a caller is told of a refusal."""
+    headers = {}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
+    return problem(error.status, error.reason, str(error), headers)

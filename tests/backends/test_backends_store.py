@@ -82,6 +82,7 @@ async def test_an_empty_store_has_nothing(open_store: OpenStore) -> None:
         assert not await store.delete_pairing(CLIENT.id, BACKEND)
         assert not await store.delete_sticky(CLIENT.id, BACKEND)
         assert not await store.set_client_user(CLIENT.id, "anna")
+        assert not await store.set_client_name(CLIENT.id, "TV")
         assert not await store.delete_session("s1")
         assert not await store.revoke_agent("alpha")
         assert not await store.delete_drain("alpha")
@@ -238,6 +239,13 @@ async def test_a_client_can_be_given_to_another_user(open_store: OpenStore) -> N
         for user in ("ben", None):
             assert await store.set_client_user(CLIENT.id, user)
             assert await store.get_client(CLIENT.id) == replace(CLIENT, user=user)
+
+
+async def test_a_client_can_be_renamed_and_stays_what_it_is(open_store: OpenStore) -> None:
+    async with open_store() as store:
+        await store.put_client(CLIENT)
+        assert await store.set_client_name(CLIENT.id, "Wohnzimmer ☕")
+        assert await store.get_client(CLIENT.id) == replace(CLIENT, name="Wohnzimmer ☕")
 
 
 async def test_tokens_rotate_and_are_revoked_together(open_store: OpenStore) -> None:

@@ -42,6 +42,7 @@ operations = st.one_of(
     calls("list_clients"),
     calls("delete_client", ids),
     calls("set_client_user", ids, users),
+    calls("set_client_name", ids, ids),
     calls("add_host_identity", ids, identities),
     calls("get_host_identity", ids),
     calls("put_pairing", st.builds(PairingRecord, ids, targets, st.binary(max_size=3), times)),

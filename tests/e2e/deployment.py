@@ -90,7 +90,7 @@ class Deployment:
                 pending: list[Any] = []
 
                 async def asked() -> bool:
-                    pending[:] = await edge.get("/api/v1/pairings")
+                    pending[:] = await edge.get_all("/api/v1/pairings")
                     return bool(pending)
 
                 await until(asked, start_timeout_s)
@@ -117,7 +117,7 @@ class Deployment:
     async def sessions(self) -> Any:
         """Return the edge's sessions as its API shows them."""
         async with self.admin() as edge:
-            return await edge.get("/api/v1/sessions")
+            return await edge.get_all("/api/v1/sessions")
 
     def is_up(self, backend: str) -> bool:
         """Tell whether a backend can be reached, as far as the edge knows."""

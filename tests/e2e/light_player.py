@@ -35,7 +35,7 @@ class Player:
             waiting: list[Any] = []
 
             async def asked() -> bool:
-                pending = await admin.get("/api/v1/pairings")
+                pending = await admin.get_all("/api/v1/pairings")
                 waiting[:] = [one for one in pending if one["address"] == self.address]
                 return bool(waiting)
 

@@ -47,7 +47,7 @@ async def test_three_sessions_play_and_leave_nothing_behind(tmp_path: Path, trap
         async with deployment.admin() as admin:
             report = await LoadTest(options(app="Snow"), arena(deployment), admin).run()
 
-            assert await admin.get("/api/v1/clients") == []
+            assert await admin.get_all("/api/v1/clients") == []
         assert (report.played, report.failed) == (3, {})
         assert report.frames_expected == 90
         assert report.frames_whole >= enough * 90
@@ -86,14 +86,14 @@ async def test_a_load_test_that_is_interrupted_leaves_nothing_behind(tmp_path: P
             load = LoadTest(options(seconds=3600.0), arena(deployment), admin)
             nursery.start_soon(load.run)
             await until_all_stream(deployment, 3)
-            assert len(await admin.get("/api/v1/clients")) == 3
+            assert len(await admin.get_all("/api/v1/clients")) == 3
 
             nursery.cancel_scope.cancel()
 
         assert await deployment.sessions() == []
         assert deployment.hosts["one"].sessions() == ()
         async with deployment.admin() as admin:
-            assert await admin.get("/api/v1/clients") == []
+            assert await admin.get_all("/api/v1/clients") == []
 
 
 async def until_all_stream(deployment: Deployment, count: int) -> None:

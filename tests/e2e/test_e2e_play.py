@@ -53,7 +53,7 @@ async def test_pairs_with_the_right_pin_and_sees_the_apps_of_all_hosts(tmp_path:
         apps = await client.run("apps")
         assert [app["title"] for app in apps] == ["Desktop", "Snow", "Test ball"]
         async with deployment.admin() as edge:
-            assert len(await edge.get("/api/v1/clients")) == 1
+            assert len(await edge.get_all("/api/v1/clients")) == 1
 
 
 async def test_a_wrong_pin_is_told_to_both_sides_and_leaves_nothing(tmp_path: Path) -> None:
@@ -66,8 +66,8 @@ async def test_a_wrong_pin_is_told_to_both_sides_and_leaves_nothing(tmp_path: Pa
         assert isinstance(outcome["client"], ClientFailed)
         assert (await client.run("serverinfo"))["paired"] is False
         async with deployment.admin() as edge:
-            assert await edge.get("/api/v1/clients") == []
-            assert await edge.get("/api/v1/pairings") == []
+            assert await edge.get_all("/api/v1/clients") == []
+            assert await edge.get_all("/api/v1/pairings") == []
 
 
 async def test_an_unpaired_client_gets_401_and_falls_back_to_http(tmp_path: Path) -> None:

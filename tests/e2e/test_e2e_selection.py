@@ -86,7 +86,7 @@ async def test_a_drained_host_keeps_its_player_and_gets_no_other(tmp_path: Path)
             await deployment.restart_edge()
             await deployment.wait_for_backends(3)
             assert (await explained(deployment, "127.11.0.3"))["region"] == "new-york"
-            (drain,) = await admin.get("/api/v1/drains")
+            (drain,) = await admin.get_all("/api/v1/drains")
             assert (drain["target"], drain["sessions"]) == ("frankfurt", 1)
             await admin.put("/api/v1/drains/frankfurt", {"deadline_s": 0})
             await deployment.edge.upkeep.end_overdue()

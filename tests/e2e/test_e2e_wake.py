@@ -70,7 +70,7 @@ port = {card.getsockname()[1]}
                 ):
                     raise AssertionError("a sleeping host plays")
             async with deployment.admin() as admin:
-                wakes = [e for e in await admin.get("/api/v1/events") if e["kind"] == "wake"]
+                wakes = [e for e in await admin.get_all("/api/v1/events") if e["kind"] == "wake"]
             assert [(wake["subject"], wake["outcome"]) for wake in wakes] == [
                 ("one/host", "agent_sent")
             ]

@@ -165,6 +165,13 @@ class FakeStore:
         self.clients[client_id] = replace(self.clients[client_id], user=user)
         return True
 
+    async def set_client_name(self, client_id: str, name: str) -> bool:
+        await self._enter("set_client_name")
+        if client_id not in self.clients:
+            return False
+        self.clients[client_id] = replace(self.clients[client_id], name=name)
+        return True
+
     async def get_host_identity(self, client_id: str) -> IdentityRecord | None:
         await self._enter("get_host_identity")
         return self.identities.get(client_id)

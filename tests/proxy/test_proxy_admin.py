@@ -31,10 +31,11 @@ from moonlight.http import HttpRequest, Query
 from moonlight.identity import client_id
 from moonlight.launch import cancel_answer, launch_answer
 from moonlight.pairing import PairingClient
-from proxy.admin import api
 from proxy.admin import http as admin_http
 from proxy.admin.api import AdminApi
-from proxy.admin.gate import BearerGate
+from proxy.admin.gate import BearerGate, Gate
+from proxy.admin.pairings import Pin
+from proxy.admin.resources import resources
 from proxy.assets import Assets
 from proxy.config import ProxyConfig
 from proxy.doors import Doors
@@ -45,10 +46,12 @@ from proxy.media import Media
 from proxy.metrics import EdgeCollector, registry
 from proxy.nvhttp import NvHttp
 from proxy.pairing_desk import PairingDesk
+from proxy.readiness import why_not_ready
 from proxy.waker import Waker
 from revdial.observer import Counters
 
 TOKEN = "the-admins-own-token"
+REGIONS = {"home": {"latitude": 50.1, "longitude": 8.7}}
 PHONE = client_id(identity("phone").certificate.der)
 TV = client_id(identity("tv").certificate.der)
 
@@ -56,14 +59,20 @@ TV = client_id(identity("tv").certificate.der)
 class Edge:
     """The parts of an edge that the admin API shows, and a client of that API."""
 
-    def __init__(self, store: FakeStore, fleet: Fleet, nursery: trio.Nursery) -> None:
-        config = ProxyConfig(hostname="h")
+    def __init__(
+        self, store: FakeStore, fleet: Fleet, nursery: trio.Nursery, gate: Gate | None = None
+    ) -> None:
+        config = ProxyConfig(hostname="h", regions=REGIONS, geography={"edge_region": "home"})
         pairing = cast("HostPairing", NoTls())
         self.store = store
         self.fleet = fleet
         self.play = new_play(config, store, fleet, pairing, FakeFlows())
         self.desk = PairingDesk(
-            identity("edge"), max_pending=4, max_pending_per_address=4, pin_timeout_s=300
+            identity("edge"),
+            max_pending=4,
+            max_pending_per_address=4,
+            pin_timeout_s=300,
+            events=fleet.events,
         )
         self.media = Media(nursery, on_end=lambda *_: None)
         nvhttp = NvHttp(
@@ -88,26 +97,49 @@ class Edge:
             waker=Waker(config, b"", fleet, ()),
         )
         self.metrics: CollectorRegistry = registry(collector)
-        self.application = AdminApi(
-            gate=BearerGate(TOKEN),
-            store=store,
-            fleet=fleet,
-            desk=self.desk,
-            keeper=self.play.keeper,
-            play=self.play,
-            media=self.media,
-            nvhttp=nvhttp,
-            access=config.access_rules(),
-            metrics=self.metrics,
-        ).application()
+        self.store_up = True
+        self.api = AdminApi(
+            gate or BearerGate(TOKEN),
+            resources(
+                config=config,
+                store=store,
+                fleet=fleet,
+                desk=self.desk,
+                keeper=self.play.keeper,
+                play=self.play,
+                media=self.media,
+                nvhttp=nvhttp,
+                metrics=self.metrics,
+                store_up=lambda: self.store_up,
+                why_not_ready=lambda: why_not_ready(
+                    accepting=self.play.accepting, store_up=self.store_up
+                ),
+            ),
+        )
+        self.application = self.api.application()
 
     async def ask(
-        self, method: str, path: str, *, token: str | None = TOKEN, content: Any = None
+        self,
+        method: str,
+        path: str,
+        *,
+        token: str | None = TOKEN,
+        content: Any = None,
+        headers: dict[str, str] | None = None,
     ) -> httpx.Response:
-        headers = {} if token is None else {b"Authorization": f"Bearer {token}".encode("latin-1")}
-        transport = httpx.ASGITransport(self.application)
+        sent = {} if token is None else {b"Authorization": f"Bearer {token}".encode("latin-1")}
+        sent |= {} if content is None else {b"Content-Type": b"application/json"}
+        sent |= {name.encode(): value.encode() for name, value in (headers or {}).items()}
+        transport = httpx.ASGITransport(self.application, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://edge") as client:
-            return await client.request(method, path, headers=headers, content=content)
+            return await client.request(method, path, headers=sent, content=content)
+
+    async def items(self, path: str) -> list[dict[str, Any]]:
+        """The one page of a list."""
+        response = await self.ask("GET", f"/api/v1/{path}")
+        assert response.status_code == 200, response.text
+        assert response.json()["next"] is None
+        return list(response.json()["items"])
 
 
 async def host(name: str, service: str, stream: trio.abc.Stream) -> None:
@@ -134,6 +166,7 @@ def problem(response: httpx.Response) -> str:
     told = response.json()
     assert told["status"] == response.status_code
     assert told["title"]
+    assert told["detail"]
     return str(told["type"]).removeprefix("urn:moonhost:")
 
 
@@ -172,9 +205,15 @@ async def test_an_edge_is_alive_and_ready_until_it_drains(edge: Edge) -> None:
     for path, text in (("/healthz", "ok\n"), ("/readyz", "ready\n")):
         response = await edge.ask("GET", path, token=None)
         assert (response.status_code, response.text) == (200, text)
-    edge.play.accepting = False
-    assert (await edge.ask("GET", "/healthz", token=None)).status_code == 200
-    assert (await edge.ask("GET", "/readyz", token=None)).status_code == 503
+    for accepting, store_up, text in (
+        (False, True, "draining\n"),
+        (True, False, "store down\n"),
+        (False, False, "draining, store down\n"),
+    ):
+        edge.play.accepting, edge.store_up = accepting, store_up
+        assert (await edge.ask("GET", "/healthz", token=None)).status_code == 200
+        response = await edge.ask("GET", "/readyz", token=None)
+        assert (response.status_code, response.text) == (503, text)
 
 
 async def test_metrics_count_and_show_no_secret(edge: Edge) -> None:
@@ -191,7 +230,7 @@ async def test_metrics_count_and_show_no_secret(edge: Edge) -> None:
 
 
 async def test_backends_are_listed(edge: Edge) -> None:
-    (backend,) = (await edge.ask("GET", "/api/v1/backends")).json()
+    (backend,) = await edge.items("backends")
     assert backend["id"] == BACKEND
     assert (backend["state"], backend["sessions"], backend["rtt_ms"]) == ("healthy", 0, None)
     assert backend["apps"] == ["Desktop", "Game"]
@@ -199,7 +238,7 @@ async def test_backends_are_listed(edge: Edge) -> None:
 
 async def test_clients_are_listed_with_what_they_play(edge: Edge) -> None:
     await edge.play.launch(PHONE, "192.0.2.1", launch_query(app_id("Game")))
-    clients = (await edge.ask("GET", "/api/v1/clients")).json()
+    clients = await edge.items("clients")
     assert {client["id"]: client["app"] for client in clients} == {PHONE: app_id("Game"), TV: None}
     assert "certificate" not in str(clients)
 
@@ -218,14 +257,14 @@ async def test_an_ambiguous_beginning_unpairs_nobody(edge: Edge) -> None:
     edge.store.know(b"", "x-2")
     response = await edge.ask("DELETE", "/api/v1/clients/x-")
     assert response.status_code == 404
-    assert "2 clients" in response.json()["title"]
+    assert "2 clients" in response.json()["detail"]
     assert len(edge.store.clients) == 4
 
 
 async def test_sessions_are_listed_without_their_secrets_and_ended(edge: Edge) -> None:
     await edge.play.launch(PHONE, "192.0.2.1", launch_query(app_id("Game")))
     response = await edge.ask("GET", "/api/v1/sessions")
-    (shown,) = response.json()
+    (shown,) = response.json()["items"]
     (one,) = edge.play.keeper.table
     assert (shown["id"], shown["region"], shown["state"]) == (one.id, "home", "launched")
     assert one.label not in response.text
@@ -238,7 +277,7 @@ async def test_sessions_are_listed_without_their_secrets_and_ended(edge: Edge) -
 async def test_a_session_whose_backend_is_away_is_listed_all_the_same(edge: Edge) -> None:
     away = session("s1", backend=type(BACKEND)("agent-9/wolf"))
     edge.play.keeper.table.add(away)
-    (shown,) = (await edge.ask("GET", "/api/v1/sessions")).json()
+    (shown,) = await edge.items("sessions")
     assert shown["region"] is None
 
 
@@ -260,13 +299,13 @@ async def waiting(edge: Edge, nursery: trio.Nursery) -> str:
 
 
 async def test_pending_pairings_are_listed_and_refused(edge: Edge, waiting: str) -> None:
-    (shown,) = (await edge.ask("GET", "/api/v1/pairings")).json()
+    (shown,) = await edge.items("pairings")
     assert shown["id"] == waiting
     assert (shown["address"], shown["device"]) == ("192.0.2.1", "roth")
     assert (await edge.ask("DELETE", f"/api/v1/pairings/{waiting}")).status_code == 204
     gone = await edge.ask("DELETE", f"/api/v1/pairings/{waiting}")
     assert (gone.status_code, problem(gone)) == (404, "no_such_pairing")
-    assert (await edge.ask("GET", "/api/v1/pairings")).json() == []
+    assert await edge.items("pairings") == []
 
 
 async def test_a_pin_for_a_device_that_does_not_go_on(
@@ -279,7 +318,7 @@ async def test_a_pin_for_a_device_that_does_not_go_on(
 async def test_a_pin_for_nobody(edge: Edge) -> None:
     response = await edge.ask("POST", "/api/v1/pairings/%1b[2J", content=b'{"pin": "1234"}')
     assert (response.status_code, problem(response)) == (404, "no_such_pairing")
-    assert "\x1b" not in response.json()["title"]
+    assert "\x1b" not in response.json()["detail"]
 
 
 @pytest.mark.parametrize(
@@ -352,7 +391,10 @@ def scope(attempt: str) -> dict[str, Any]:
         "raw_path": path.encode(),
         "root_path": "",
         "query_string": b"",
-        "headers": [(b"authorization", f"Bearer {TOKEN}".encode())],
+        "headers": [
+            (b"authorization", f"Bearer {TOKEN}".encode()),
+            (b"content-type", b"application/json"),
+        ],
     }
 
 
@@ -378,4 +420,4 @@ async def test_what_is_not_there(edge: Edge, method: str, path: str, status: int
 
 
 def test_a_pin_is_in_no_repr() -> None:
-    assert "1234" not in repr(api._Pin("1234"))
+    assert "1234" not in repr(Pin("1234"))

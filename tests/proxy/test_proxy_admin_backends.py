@@ -29,7 +29,7 @@ async def explained(edge: Edge, **query: str) -> Any:
 
 
 async def test_backends_are_shown_with_what_their_agent_tells(edge: Edge) -> None:
-    (backend,) = (await edge.ask("GET", "/api/v1/backends")).json()
+    (backend,) = await edge.items("backends")
     assert (backend["machine"], backend["gpus"], backend["gpu_memory_percent"]) == (None, [], None)
 
 
@@ -40,7 +40,7 @@ async def test_telemetry_is_shown(edge: Edge, nursery: trio.Nursery) -> None:
         report = HostReport("wolf", True, gpus=(gpu,))
         await tunnel.heartbeats_in.send(Heartbeat((report,), cpu_percent=12.5))
         await trio.testing.wait_all_tasks_blocked()
-        backend = (await edge.ask("GET", "/api/v1/backends")).json()[1]
+        backend = (await edge.items("backends"))[1]
     assert backend["gpu_memory_percent"] == 25
     assert backend["machine"]["cpu_percent"] == 12.5
     assert backend["gpus"][0]["memory_used_bytes"] == 6 << 30
@@ -92,7 +92,7 @@ async def test_a_drain_is_set_listed_and_lifted(edge: Edge) -> None:
     assert (response.json()["target"], response.json()["sessions"]) == (BACKEND, 1)
     assert response.json()["deadline"] > response.json()["since"]
     assert (await explained(edge))["reason"] == "all_draining"
-    assert (await edge.ask("GET", "/api/v1/drains")).json() == [response.json()]
+    assert await edge.items("drains") == [response.json()]
     whole = await edge.ask("PUT", "/api/v1/drains/agent-1", content="{}")
     assert (whole.json()["deadline"], whole.json()["sessions"]) == (None, 1)
     for target in ("agent-1", BACKEND):
@@ -101,7 +101,7 @@ async def test_a_drain_is_set_listed_and_lifted(edge: Edge) -> None:
     assert (await explained(edge))["chosen"] == BACKEND
     again = await edge.ask("DELETE", DRAIN)
     assert (again.status_code, problem(again)) == (404, "no_such_drain")
-    kinds = [event["kind"] for event in (await edge.ask("GET", "/api/v1/events")).json()]
+    kinds = [event["kind"] for event in await edge.items("events")]
     assert (kinds.count("drain_began"), kinds.count("drain_ended")) == (2, 2)
 
 
@@ -109,8 +109,8 @@ async def test_a_drain_is_set_listed_and_lifted(edge: Edge) -> None:
     ("target", "body", "status", "reason"),
     [
         ("agent-9/wolf", "{}", 404, "no_such_backend"),
-        ("agent-1/wolf/x", "{}", 400, "bad_target"),
-        ("agent-1/", "{}", 400, "bad_target"),
+        ("agent-1/wolf/x", "{}", 400, "bad_path"),
+        ("agent-1/", "{}", 400, "bad_path"),
         (BACKEND, '{"deadline_s": -1}', 400, "bad_body"),
         (BACKEND, '{"deadline": 1}', 400, "bad_body"),
         (BACKEND, "soon", 400, "bad_body"),

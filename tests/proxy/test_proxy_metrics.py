@@ -77,6 +77,7 @@ NO_LOSSES = {
     "backends.policies.PolicyName",
     "backends.candidates.Exclusion",  # of one backend: what is lost in the end is a Refusal
     "revdial.framing.FlowKind",
+    "proxy.events.EventKind",
 }
 
 
