@@ -1,0 +1,24 @@
+"""The admin API behind a real server on loopback, as an edge serves it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import hypercorn.config
+import hypercorn.trio
+import trio
+from starlette.applications import Starlette
+
+
+@asynccontextmanager
+async def served(application: Starlette) -> AsyncIterator[str]:
+    """Serve an application for a block; gives its base URL."""
+    settings = hypercorn.config.Config()
+    settings.bind = ["127.0.0.1:0"]
+    settings.errorlog = None
+    settings.graceful_timeout = settings.shutdown_timeout = 1.0
+    async with trio.open_nursery() as nursery:
+        (url,) = await nursery.start(hypercorn.trio.serve, application, settings)
+        yield url
+        nursery.cancel_scope.cancel()
