@@ -1,0 +1,99 @@
+"""The admin API against its own document: requests that schemathesis makes up, to a live port."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+from proxy_fakes import BACKEND, FakeStore, FakeTunnel, identity, new_fleet, serving, session
+from served_admin import served
+from starlette.requests import Request
+from test_proxy_admin import PHONE, Edge, host
+
+from backends.model import agent_of
+from moonlight.identity import client_id
+from proxy.admin.gate import Caller
+from proxy.admin.scopes import Scope
+from proxy.errors import Refused
+
+TOKEN = "of-somebody-who-may-do-all"
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_schema_conformance",
+    "negative_data_rejection",
+    "unsupported_method",
+    "allow_header_conformance",
+    "ignored_auth",
+)
+timeout_s = 120.0
+# What is there to be found: it would hardly be guessed.
+SETTINGS = f"""
+[[operations]]
+include-path = "/api/v1/drains/{{target}}"
+parameters = {{ target = "{agent_of(BACKEND)}" }}
+
+[[operations]]
+include-path = "/api/v1/sessions/{{id}}"
+parameters = {{ id = "s1" }}
+
+[[operations]]
+include-path = "/api/v1/backends/explain"
+parameters = {{ client_ip = "192.0.2.1" }}
+"""
+
+
+class TokenGate:
+    async def admit(self, request: Request, scopes: frozenset[Scope]) -> Caller:
+        if request.headers.get("authorization") != f"Bearer {TOKEN}":
+            raise Refused(401, "unauthorized", "A token is needed.")
+        return Caller("anna", frozenset(Scope))
+
+
+@pytest.fixture
+async def edge(nursery: trio.Nursery) -> Edge:
+    store = FakeStore()
+    for name in ("phone", "tv"):
+        der = identity(name).certificate.der
+        store.know(der, client_id(der))
+    made = Edge(store, new_fleet(store), nursery, TokenGate())
+    made.play.keeper.table.add(session("s1", client=PHONE))
+    return made
+
+
+async def test_requests_that_are_made_up_find_nothing_that_the_document_does_not_tell(
+    edge: Edge, nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    command = shutil.which("schemathesis", path=Path(sys.executable).parent)
+    assert command is not None
+    (tmp_path / "schemathesis.toml").write_text(SETTINGS)
+    async with (
+        serving(edge.fleet, FakeTunnel(nursery, on_stream=host)),
+        served(edge.application) as url,
+    ):
+        with trio.fail_after(timeout_s):
+            done = await trio.run_process(
+                [
+                    *(command, "run", f"{url}/api/v1/openapi.json"),
+                    *("--header", f"Authorization: Bearer {TOKEN}"),
+                    *("--checks", ",".join(CHECKS)),
+                    # It does not end.
+                    *("--exclude-path", "/api/v1/events/stream"),
+                    *("--phases", "examples,coverage,fuzzing"),
+                    *("--max-examples", "40", "--seed", "6", "--workers", "1"),
+                    *("--request-timeout", "20", "--no-color", "--no-shrink"),
+                    "--continue-on-failure",
+                ],
+                cwd=tmp_path,
+                check=False,
+                capture_stdout=True,
+                stderr=subprocess.STDOUT,
+            )
+    told = done.stdout.decode(errors="replace")
+    assert done.returncode == 0, told
+    assert f"Tested: {len(edge.api.endpoints) - 1}\n" in told, told
