@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 import hypercorn.config
 import hypercorn.trio
 import trio
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 
 @asynccontextmanager
-async def served(application: Starlette) -> AsyncIterator[str]:
+async def served(application: ASGIApp) -> AsyncIterator[str]:
     """Serve an application for a block; gives its base URL."""
     settings = hypercorn.config.Config()
     settings.bind = ["127.0.0.1:0"]
