@@ -210,7 +210,7 @@ async def events(
             print("Nothing has happened yet.")
             return
         for event in past:
-            print(json.dumps(event) if as_json else event_line(event))
+            print(json.dumps(event) if as_json else event_line(event), flush=True)
         if follow:
             await _follow(edge, past[-1]["id"] if past else None, as_json=as_json)
 

@@ -117,6 +117,13 @@ PURE = [
             "proxy/jitter.py",
             "proxy/losses.py",
             "proxy/metric_families.py",
+            "proxy/readiness.py",
+            "proxy/session_figures.py",
+            "proxy/admin/endpoints.py",
+            "proxy/admin/openapi.py",
+            "proxy/admin/paging.py",
+            "proxy/admin/scopes.py",
+            "proxy/admin/values.py",
             "proxy/tallies.py",
         )
     ),

@@ -143,6 +143,18 @@ def test_an_edge_is_named_with_or_without_its_port(text: str, where: tuple[str, 
     assert cli._host_and_port(text) == where
 
 
+def _follow(config: tuple[str, ...]) -> None:
+    """Follow the events of a running edge up to the first, and have it end by Ctrl-C."""
+    command = [sys.executable, "-m", "moonhost", "events", "--follow", *config]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as follow:
+        assert follow.stdout is not None
+        assert "drain_began  living-room" in follow.stdout.readline()
+        follow.send_signal(signal.SIGINT)
+        assert "Traceback" not in follow.communicate(timeout=30)[1]
+
+
 def test_an_edge_answers_its_commands_and_ends_cleanly_on_sigterm(run: Run, tmp_path: Path) -> None:
     path = write_edge_config(tmp_path, shift_from=shift_from)
     config = ("--config", str(path))
@@ -158,12 +170,22 @@ def test_an_edge_answers_its_commands_and_ends_cleanly_on_sigterm(run: Run, tmp_
         assert run("sessions", *config)[:2] == (0, "Nobody plays.\n")
         assert run("sessions", "--json", *config)[:2] == (0, "[]\n")
         assert run("backends", *config)[:2] == (0, "No agent has connected.\n")
+        assert run("events", *config)[:2] == (0, "Nothing has happened yet.\n")
+        assert run("events", "--json", *config)[:2] == (0, "[]\n")
+        status, _, errors = run("clients", "rename", "abc", "TV", *config)
+        assert (status, "0 clients have an id like that" in errors) == (1, True)
         status, _, errors = run("pair", "1234", *config)
         assert (status, "No device waits to be paired" in errors) == (1, True)
         status, _, errors = run("sessions", "end", "abc", *config)
         assert (status, "no session of that id" in errors) == (1, True)
         status, _, errors = run("clients", "unpair", "../x", *config)
         assert (status, "letters and digits" in errors) == (1, True)
+
+        assert run("token", "agent", "living-room", *config)[0] == 0
+        assert run("drain", "living-room", *config)[0] == 0
+        status, output, _ = run("events", *config)
+        assert (status, "drain_began  living-room" in output) == (0, True)
+        _follow(config)
 
         second = subprocess.run(
             [sys.executable, "-m", "moonhost", "proxy", *config],

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from moonhost.errors import CommandFailed
-from moonhost.words import explanation, seconds_of
+from moonhost.words import event_line, explanation, seconds_of
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,13 @@ def test_lengths_of_time(text: str, seconds: int) -> None:
 def test_what_is_no_length_of_time_is_told_how_to_write_one(text: str) -> None:
     with pytest.raises(CommandFailed, match="30m"):
         seconds_of(text)
+
+
+def test_an_event_is_told_in_one_line_that_a_terminal_can_show() -> None:
+    event = {"id": 7, "at": "2026-11-30T06:00:00Z", "kind": "pairing_asked", "subject": "ab12"}
+    assert event_line(event | {"device": "TV\x1b[2J", "address": "::1"}) == (
+        "2026-11-30T06:00:00Z  pairing_asked  ab12  device=TV?[2J  address=::1"
+    )
 
 
 def told(**others: Any) -> dict[str, Any]:

@@ -172,7 +172,7 @@ async def test_a_session_that_its_host_has_lost_ends_at_the_next_look_after_a_he
     await stage.lost.look()
     assert stage.sessions == 0
     assert stage.asked[-1] == ("/serverinfo", one.id), "asked as the session's client"
-    assert stage.fleet.events.newest()[0].kind == "session_lost"
+    assert "session_lost" in {event.kind for event in stage.fleet.events.newest()}
     assert stage.play.keeper.table.current_app(one.client) == 0
 
 

@@ -286,7 +286,7 @@ async def confirm(edge: Edge, pin: str) -> PairingOutcome:
 
 
 async def test_a_device_pairs_in_five_steps_and_is_known_from_then_on(
-    edge: Edge, nursery: trio.Nursery
+    edge: Edge, fleet: Fleet, nursery: trio.Nursery
 ) -> None:
     device = Pairing(edge)
     assert (await edge.ask("/serverinfo", der=device.der)).status == 401
@@ -297,6 +297,8 @@ async def test_a_device_pairs_in_five_steps_and_is_known_from_then_on(
     assert device.machine.server_certificate == identity("edge").certificate
     assert ServerInfo.parse(xml(await edge.ask("/serverinfo", der=device.der))).paired
     assert edge.store.clients[client_id(device.der)].name == "roth"
+    (paired,) = [event for event in fleet.events.newest() if event.kind == "client_paired"]
+    assert (paired.subject, paired.details) == (client_id(device.der)[:12], {"device": "roth"})
 
 
 async def test_a_wrong_pin_pairs_nobody(edge: Edge, nursery: trio.Nursery) -> None:
