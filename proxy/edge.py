@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
-import hypercorn.config
 import hypercorn.trio
 import structlog
 import trio
@@ -31,6 +30,7 @@ from proxy import state_dir
 from proxy.admin.api import AdminApi
 from proxy.admin.gate import BearerGate
 from proxy.admin.resources import resources
+from proxy.admin.sockets import ImpatientConfig
 from proxy.assets import Assets
 from proxy.certificates import valid_until
 from proxy.client_flow import ClientFlow, FlowEnd
@@ -430,7 +430,7 @@ async def _serve_admin(
     *,
     task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    settings = hypercorn.config.Config()
+    settings = ImpatientConfig()
     address = config.admin.address
     host = f"[{address}]" if ":" in address else address
     settings.bind = [f"{host}:{config.admin.port}"]

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import hypercorn.config
 import hypercorn.trio
 import trio
 from starlette.types import ASGIApp
 
+from proxy.admin.sockets import ImpatientConfig
+
 
 @asynccontextmanager
-async def served(application: ASGIApp) -> AsyncIterator[str]:
+async def served(application: ASGIApp, patience_s: float = 10.0) -> AsyncIterator[str]:
     """Serve an application for a block; gives its base URL."""
-    settings = hypercorn.config.Config()
+    settings = ImpatientConfig(patience_s)
     settings.bind = ["127.0.0.1:0"]
     settings.errorlog = None
     settings.graceful_timeout = settings.shutdown_timeout = 1.0

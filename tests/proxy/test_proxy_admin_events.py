@@ -126,12 +126,15 @@ class Server:
 
 @asynccontextmanager
 async def serving(
-    gate: OpenGate | None = None, max_open: int = 2, max_kept: int = 100
+    gate: OpenGate | None = None,
+    max_open: int = 2,
+    max_kept: int = 100,
+    patience_s: float = 10.0,
 ) -> AsyncIterator[Server]:
     events = Events(max_kept, first_id=1)
     api = EventsApi(events, max_open)
     application = AdminApi(gate or OpenGate(), api.endpoints()).application()
-    async with served(application) as url, httpx.AsyncClient(trust_env=False) as client:
+    async with served(application, patience_s) as url, httpx.AsyncClient(trust_env=False) as client:
         yield Server(events, api, url, client)
 
 
@@ -228,6 +231,15 @@ async def test_a_stream_ends_when_the_edge_stops() -> None:
         began_at = trio.current_time()
         nursery.cancel_scope.cancel()
     assert trio.current_time() - began_at < patience_s / 2
+
+
+async def test_a_reader_that_stops_reading_is_given_up() -> None:
+    # Else hypercorn would hold up the edge's end for as long as the reader likes.
+    async with serving(patience_s=1.0) as server, server.reading():
+        with trio.fail_after(patience_s):
+            while server.api.open:
+                server.happen("x" * 3_000)
+                await trio.sleep(0.0005)
 
 
 async def test_silence_is_broken_by_comments(autojump_clock: trio.testing.MockClock) -> None:
