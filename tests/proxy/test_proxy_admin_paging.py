@@ -14,6 +14,7 @@ from proxy.admin.paging import Page, PageQuery, Place, page
 from proxy.errors import Refused
 
 places = st.tuples(st.integers(-(2**53), 2**53), st.text(max_size=3))
+max_pages = 200  # there are fewer items
 lists = st.sets(places, max_size=20)
 
 
@@ -30,6 +31,7 @@ def pages(states: list[set[Place]], limit: int) -> Iterator[Page[Place]]:
         if part.next is None:
             return
         cursor, turn = part.next, turn + 1
+        assert turn < max_pages
 
 
 def itself(place: Place) -> Place:
