@@ -109,7 +109,13 @@ class EdgeApi:
         return [
             Endpoint("GET", "/api/v1/edge", self.show_edge, READERS),
             Endpoint("GET", "/healthz", self.show_health, ANYBODY),
-            Endpoint("GET", "/readyz", self.show_readiness, ANYBODY),
+            Endpoint(
+                "GET",
+                "/readyz",
+                self.show_readiness,
+                ANYBODY,
+                also={503: "Not ready; the text says why."},
+            ),
             Endpoint("GET", "/metrics", self.show_metrics, ANYBODY),
         ]
 

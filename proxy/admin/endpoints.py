@@ -61,6 +61,8 @@ class Endpoint:
     """Any one of them admits a caller; empty for what anybody may ask."""
     problems: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     """By status, the reasons that only this endpoint has to refuse."""
+    also: Mapping[int, str] = field(default_factory=dict)
+    """Other statuses that its usual kind of answer may have, and what they say."""
     example: object = None
     """A body that it takes."""
     status: int = 200

@@ -119,7 +119,8 @@ def _answer(endpoint: Endpoint, shape: Shape, schemas: _Schemas) -> dict[str, An
         content = {kind: {"schema": {"type": "string"}}}
     else:
         content = {json_type: {"schema": schemas.of(shape.answer)}}
-    return {str(endpoint.status): {"description": "The answer.", "content": content}}
+    told = {endpoint.status: "The answer.", **endpoint.also}
+    return {str(status): {"description": text, "content": content} for status, text in told.items()}
 
 
 def _problems(endpoint: Endpoint, shape: Shape) -> dict[int, Sequence[str]]:

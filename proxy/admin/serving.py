@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from http import HTTPStatus
+from typing import cast
 
 import structlog
 from starlette.applications import Starlette
@@ -89,13 +91,12 @@ class _Served:
 
 
 async def _not_served(request: Request, error: Exception) -> Response:
-    if not isinstance(error, HTTPException):
-        raise error
-    if error.status_code == 405:
+    found = cast("HTTPException", error)
+    if found.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         told = "The path is right, the method is not: see Allow."
-        return problem(405, "method_not_allowed", told, error.headers)
+        return problem(found.status_code, "method_not_allowed", told, found.headers)
     told = "There is nothing here; /api/v1/openapi.json tells what there is."
-    return problem(error.status_code, "not_found", told, error.headers)
+    return problem(found.status_code, "not_found", told, found.headers)
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

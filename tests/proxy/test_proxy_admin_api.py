@@ -244,7 +244,7 @@ async def test_every_error_that_is_told_of_is_a_problem(edge: Edge) -> None:
     for method, path, operation in operations(await document(edge)):
         assert "500" in operation["responses"]
         for status, response in operation["responses"].items():
-            if status >= "400":
+            if status >= "400" and path != "/readyz":
                 (schema,) = [
                     content["schema"]
                     for kind, content in response["content"].items()
@@ -279,6 +279,12 @@ async def test_parameters_and_bodies_are_told_with_their_bounds(edge: Edge) -> N
     assert (target["in"], target["required"]) == ("path", True)
     body = paths["/api/v1/drains/{target}"]["put"]["requestBody"]
     assert body["content"]["application/json"]["example"] == {"deadline_s": 3600}
+
+
+async def test_an_edge_that_is_not_ready_is_told_of_in_its_document(edge: Edge) -> None:
+    told = (await document(edge))["paths"]["/readyz"]["get"]["responses"]
+    assert told["503"]["content"] == told["200"]["content"]
+    assert list(told["200"]["content"]) == ["text/plain"]
 
 
 async def test_the_index_leads_to_the_document(edge: Edge) -> None:
