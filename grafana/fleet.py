@@ -19,7 +19,7 @@ _now: Final = Row(
     (
         Panel(
             "Edges that take launches",
-            "1 for each edge that takes launches, 0 for one that drains.",
+            "1 for each edge that takes launches, 0 for one that drains or is without its store.",
             "none",
             (Query(f"moonhost_ready{{{edge}}}", "{{instance}}"),),
             "stat",

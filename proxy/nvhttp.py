@@ -225,11 +225,10 @@ class NvHttp:
     async def _remember(self, der: bytes, attempt: Attempt) -> None:
         identifier = client_id(der)
         known = await self._store.get_client(identifier)
-        # A device that pairs anew stays its user's.
+        # A device that pairs anew stays its user's, and is called what it was.
         user = attempt.user or (None if known is None else known.user)
-        await self._store.put_client(
-            ClientRecord(identifier, attempt.device, der, datetime.now(UTC), user)
-        )
+        name = (None if known is None else known.name) or attempt.device
+        await self._store.put_client(ClientRecord(identifier, name, der, datetime.now(UTC), user))
         self._fleet.events.keep(EventKind.CLIENT_PAIRED, identifier[:12], device=attempt.device)
         _log.info("client_paired", client=identifier[:12], request=attempt.id)
 

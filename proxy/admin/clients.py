@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -22,7 +22,7 @@ from proxy.events import EventKind, Events
 from proxy.nvhttp import NvHttp
 from proxy.sessions import SessionTable
 
-max_name_characters = 64
+max_name_characters: Final = 64
 
 User = Annotated[
     str,
@@ -103,7 +103,7 @@ class ClientsApi:
         ]
 
     async def list_clients(self, asked: Asked[NoParameters, PageQuery, None]) -> Page[ClientItem]:
-        """List the paired clients, the longest paired first."""
+        """List the paired clients, the longest paired first; who pairs anew goes to the end."""
         part = page(await self._store.list_clients(), _place, asked.query)
         return Page([self._item(client) for client in part.items], part.next)
 

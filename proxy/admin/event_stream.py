@@ -16,6 +16,7 @@ from proxy.admin.endpoints import Asked, Endpoint, NoParameters
 from proxy.admin.http import refusal
 from proxy.admin.paging import PageQuery, page
 from proxy.admin.scopes import READERS
+from proxy.admin.values import rfc3339
 from proxy.errors import Refused
 from proxy.events import Event, Events
 from proxy.nurseries import flat_nursery
@@ -207,7 +208,7 @@ def _seconds_until(ends_at: datetime | None) -> float:
 def _item(event: Event) -> dict[str, int | str]:
     return {
         "id": event.id,
-        "at": event.at.isoformat(),
+        "at": rfc3339(event.at),
         "kind": str(event.kind),
         "subject": event.subject,
         **event.details,

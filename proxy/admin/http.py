@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from http import HTTPStatus
 from typing import Annotated, Any, Final, TypeVar
 
@@ -97,12 +97,11 @@ def read_query(query: QueryParams, kind: type[_Parameters]) -> _Parameters:
     """
     said = query.multi_items()
     values = dict(said)
-    try:
-        if len(values) < len(said):
-            raise msgspec.ValidationError
-        return msgspec.convert(values, kind, strict=False)
-    except msgspec.ValidationError:
-        raise Refused(400, "bad_query", f"The query holds {_described(kind)}") from None
+    if len(values) == len(said):
+        with suppress(msgspec.ValidationError):
+            return msgspec.convert(values, kind, strict=False)
+    # The library's text could quote what was sent.
+    raise Refused(400, "bad_query", f"The query holds {_described(kind)}")
 
 
 def _described(kind: type[msgspec.Struct]) -> str:
@@ -116,9 +115,12 @@ def _described(kind: type[msgspec.Struct]) -> str:
 
 
 def value(content: object, status: int, headers: Mapping[str, str]) -> Response:
-    """Return an answer."""
+    """Return an answer, which nobody may keep: the next one may be another."""
     return Response(
-        msgspec.json.encode(content), status_code=status, headers=headers, media_type=json_type
+        msgspec.json.encode(content),
+        status_code=status,
+        headers={"Cache-Control": "no-store", **headers},
+        media_type=json_type,
     )
 
 

@@ -73,7 +73,6 @@ class _Served:
         caller = None
         if endpoint.scopes:
             caller = await self.gate.admit(request, endpoint.scopes)
-            request.state.caller = caller
         asked = Asked(
             path=read_path(request.path_params, shape.path),
             query=read_query(request.query_params, shape.query),

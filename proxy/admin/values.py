@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
@@ -12,7 +12,7 @@ from backends.geography import ClientPlace, LocatedBy
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
 """Of UTC; RFC 3339 in JSON."""
 
-max_id_characters = 64
+max_id_characters: Final = 64
 
 
 class ById(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,6 +44,11 @@ class Whereabouts(msgspec.Struct, frozen=True):
             None if place is None else place.latitude,
             None if place is None else place.longitude,
         )
+
+
+def rfc3339(at: datetime) -> str:
+    """Write a time of UTC as msgspec writes a `Time`."""
+    return at.isoformat().replace("+00:00", "Z")
 
 
 def milliseconds(seconds: float | None) -> float | None:

@@ -301,6 +301,19 @@ async def test_a_device_pairs_in_five_steps_and_is_known_from_then_on(
     assert (paired.subject, paired.details) == (client_id(device.der)[:12], {"device": "roth"})
 
 
+async def test_a_device_that_pairs_anew_keeps_its_user_and_its_name(
+    edge: Edge, nursery: trio.Nursery
+) -> None:
+    device = Pairing(edge)
+    known = edge.store.know(device.der, client_id(device.der))
+    await edge.store.set_client_user(known, "anna")
+    await edge.store.set_client_name(known, "Living room")
+    nursery.start_soon(device.run)
+    assert await confirm(edge, "1234") is PairingOutcome.PAIRED
+    kept = edge.store.clients[known]
+    assert (kept.user, kept.name) == ("anna", "Living room")
+
+
 async def test_a_wrong_pin_pairs_nobody(edge: Edge, nursery: trio.Nursery) -> None:
     device = Pairing(edge)
 
