@@ -363,3 +363,10 @@ async def test_everything_else_has_as_many_series_whatever_clients_and_agents_se
 
 def test_reasons_of_a_flow_and_of_a_port_are_told_apart_where_they_are_counted() -> None:
     assert set(losses.PORT_REASONS) & set(losses.FLOW_REASONS) == {"not_a_ping"}
+
+
+async def test_ready_is_what_readyz_says(nursery: trio.Nursery) -> None:
+    scraped = Scraped(new_fleet(FakeStore()), nursery)
+    assert await scraped.samples("moonhost_ready") == {(): 1.0}
+    scraped.figures.why_not_ready = lambda: "store down"
+    assert await scraped.samples("moonhost_ready") == {(): 0.0}
