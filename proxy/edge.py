@@ -31,7 +31,7 @@ from proxy import state_dir
 from proxy.admin.api import AdminApi
 from proxy.admin.gate import BearerGate
 from proxy.assets import Assets
-from proxy.certificates import valid_until
+from proxy.certificates import Certificates, of_agents_port
 from proxy.client_flow import ClientFlow, FlowEnd
 from proxy.config import ProxyConfig
 from proxy.control_proof import ControlTrail
@@ -50,6 +50,7 @@ from proxy.nurseries import flat_nursery
 from proxy.nvhttp import NvHttp
 from proxy.pairing_desk import PairingDesk
 from proxy.play import Play
+from proxy.reloading import ReloadableParts, reloadable
 from proxy.rtsp import RtspProxy
 from proxy.session_keeper import SessionKeeper
 from proxy.sessions import FlowTerms, Session, SessionId, SessionState, VideoEncryptor
@@ -65,6 +66,7 @@ from revdial.limits import ListenerLimits
 from revdial.listener import TunnelListener
 from revdial.observer import Counters
 from revdial.proxies import TrustedProxies
+from settings.reloading import Reloading
 
 _log = structlog.get_logger()
 
@@ -83,6 +85,7 @@ class RunningEdge:
     desk: PairingDesk
     store: Store
     upkeep: Upkeep
+    reloading: Reloading[ProxyConfig]
     open_connections: Callable[[], int]
     """How many TCP connections of clients are served now."""
     stop: Callable[[], None]
@@ -213,7 +216,8 @@ class _Edge:
             max_connections_per_address=config.limits.max_connections_per_address,
             proxies=TrustedProxies(config.listen.proxy_protocol_from),
         )
-        self._certificates: dict[str, float] = {}
+        self._certificates = Certificates()
+        self._reloading = Reloading(config, reloadable, self._parts().prepare, (StartFailed,))
         self._figures = EdgeFigures(
             play=self._play.outcomes,
             pairings=self._desk.ended,
@@ -221,8 +225,24 @@ class _Edge:
             rtsp_malformed=self._rtsp.malformed,
             http_refused=self._web.refused,
             store=store_figures,
-            certificates=self._certificates,
+            certificates=self._certificates.valid_until,
+            reloads=self._reloading.figures,
             is_ready=lambda: self._play.accepting,
+        )
+
+    def _parts(self) -> ReloadableParts:
+        return ReloadableParts(
+            certificates=self._certificates,
+            geo=self._geo,
+            fleet=self._fleet,
+            keeper=self._keeper,
+            play=self._play,
+            upkeep=self._upkeep,
+            nvhttp=self._nvhttp,
+            desk=self._desk,
+            web=self._web,
+            rtsp=self._rtsp,
+            doors=self._doors,
         )
 
     async def start(self, stopped: trio.Event) -> RunningEdge:
@@ -258,6 +278,7 @@ class _Edge:
             desk=self._desk,
             store=self._store,
             upkeep=self._upkeep,
+            reloading=self._reloading,
             open_connections=lambda: self._doors.open_connections,
             stop=self._nursery.cancel_scope.cancel,
             stopped=stopped,
@@ -265,11 +286,7 @@ class _Edge:
 
     async def _open_agents_port(self) -> None:
         agents = self._config.agents
-        context = state_dir.agents_context(
-            self._config.state_dir, self._config.hostname, agents.certificate, agents.private_key
-        )
-        chain = agents.certificate or self._config.state_dir / state_dir.agents_certificate
-        self._certificates["agents"] = valid_until(chain.read_bytes())
+        context = self._certificates.open("agents", of_agents_port, self._config)
         listener = TunnelListener(
             authenticate=self._fleet.authenticate,
             on_agent=self._fleet.serve_agent,
@@ -336,7 +353,7 @@ class _Edge:
             play=self._play,
             media=self._media,
             nvhttp=self._nvhttp,
-            access=self._config.access_rules(),
+            access=self._nvhttp.access,
             metrics=registry(collector),
         )
         await self._nursery.start(_serve_admin, api.application(), self._config)
@@ -363,6 +380,7 @@ class _Edge:
                     self._keeper.note_control_client, session.id, client.stored
                 )
 
+        sessions = self._reloading.config.sessions
         last_seen_at = None
         if kind is Flow.CONTROL and session.control_client is not None:
             last_seen_at = Endpoint.from_stored(session.control_client)
@@ -375,8 +393,8 @@ class _Edge:
                 client_address=session.client_address,
                 translation=_translation(terms, alone=own_port is not None),
                 open_channel=open_channel,
-                silence_timeout_s=self._config.sessions.client_silence_timeout_s,
-                tunnel_grace_s=self._config.sessions.tunnel_grace_s,
+                silence_timeout_s=sessions.client_silence_timeout_s,
+                tunnel_grace_s=sessions.tunnel_grace_s,
                 last_seen_at=last_seen_at,
                 on_bound=note_client,
                 kbps=session.kbps if kind is Flow.VIDEO else None,

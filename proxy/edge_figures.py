@@ -13,6 +13,7 @@ from proxy.measured_store import StoreFigures
 from proxy.outcomes import PlayOutcomes
 from proxy.rtsp import RtspOutcome
 from proxy.tallies import Histogram
+from settings.reloading import ReloadFigures
 
 
 def _always() -> bool:
@@ -34,5 +35,6 @@ class EdgeFigures:
     loop_lag: Histogram = field(default_factory=lambda: Histogram(lag_bounds_s))
     certificates: Mapping[str, float] = field(default_factory=dict)
     """By name, until when each one is valid, in seconds since 1970."""
+    reloads: ReloadFigures = field(default_factory=ReloadFigures)
     is_ready: Callable[[], bool] = _always
     """What ``/readyz`` tells."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -16,12 +16,12 @@ from backends.apps import AppOffer
 from backends.candidates import Candidates
 from backends.catalogue import AppCatalogue, titles_of
 from backends.errors import InvalidOffer, NoBackend
-from backends.geography import ClientPlace
+from backends.geography import ClientPlace, Place
 from backends.model import Backend, BackendId, agent_of
 from backends.offerings import AgentOffering, GpuMemory, HostOffering, HostStatus
 from backends.policies import ByDistance, Policy
 from backends.records import DrainRecord
-from backends.registry import ConnectionId, Registry
+from backends.registry import ConnectionId, Registry, RegistryRules
 from backends.selection import Decision, Explanation, LaunchIntent, explain, select
 from backends.slots import Reservation
 from backends.store import Store
@@ -114,6 +114,19 @@ class Fleet:
         self._catalogue: _Catalogue | None = None
         self._allowed_catalogues: dict[Access, tuple[AppCatalogue, AppCatalogue]] = {}
         self._arrival = trio.Event()
+
+    def apply(
+        self,
+        rules: RegistryRules,
+        regions: Mapping[str, Place],
+        *,
+        policy: Policy,
+        locate: Callable[[str], ClientPlace],
+    ) -> None:
+        """Choose by other rules from now on; sessions stay where they are."""
+        self._registry.apply(rules, regions)
+        self._policy, self.locate = policy, locate
+        self._note_transitions()
 
     async def authenticate(self, token: str) -> str | None:
         """Return whose token this is, or None: for `revdial.listener.TunnelListener`."""

@@ -52,10 +52,14 @@ class Launcher:
     def __init__(
         self, config: ProxyConfig, fleet: Fleet, host_apps: HostApps, apart: KeepingApart
     ) -> None:
-        self._config = config.sessions
+        self.apply(config)
         self._fleet = fleet
         self._apart = apart
         self._host_apps = host_apps
+
+    def apply(self, config: ProxyConfig) -> None:
+        """Go by what another configuration says of times."""
+        self._config = config.sessions
 
     async def launch(
         self, client: ClientId, intent: LaunchIntent, request: LaunchRequest, give_up_at: float

@@ -103,7 +103,8 @@ class NvHttp:
     ) -> None:
         self._config = config
         self._wake_mac = wake_mac
-        self._access = config.access_rules()
+        self.access = config.access_rules()
+        """What each user may use: the same object, whatever its rules become."""
         self._unique_id = unique_id
         self._store = store
         self._fleet = fleet
@@ -121,6 +122,11 @@ class NvHttp:
             "/resume": self._resume,
             "/cancel": self._cancel,
         }
+
+    def apply(self, config: ProxyConfig) -> None:
+        """Go by another configuration; what runs already is not taken from anybody."""
+        self._config = config
+        self.access.become(config.access_rules())
 
     async def answer(self, request: HttpRequest, caller: Caller) -> Reply:
         """Answer one request; whatever goes wrong is logged once and answered."""
@@ -270,13 +276,13 @@ class NvHttp:
         return forgotten
 
     async def _applist(self, caller: Caller, client: ClientRecord, query: Query) -> Reply:
-        catalogue = await self._fleet.catalogue(self._access.of(client.user))
+        catalogue = await self._fleet.catalogue(self.access.of(client.user))
         apps = [App(app.title, app.id, app.hdr) for app in catalogue.apps]
         return Reply(applist(apps).encode())
 
     async def _appasset(self, caller: Caller, client: ClientRecord, query: Query) -> Reply:
         number = query.get("appid") or ""
-        catalogue = await self._fleet.catalogue(self._access.of(client.user))
+        catalogue = await self._fleet.catalogue(self.access.of(client.user))
         app = catalogue.by_id(int(number)) if number.isdecimal() and len(number) < 11 else None
         picture = None if app is None else await self._assets.picture(ClientId(client.id), app)
         if picture is None:
@@ -285,7 +291,7 @@ class NvHttp:
 
     async def _launch(self, caller: Caller, client: ClientRecord, query: Query) -> Reply:
         answer = await self._play.launch(
-            ClientId(client.id), caller.address, query, self._access.of(client.user)
+            ClientId(client.id), caller.address, query, self.access.of(client.user)
         )
         return Reply(answer.encode())
 

@@ -67,13 +67,23 @@ class PairingDesk:
         pin_timeout_s: float,
     ) -> None:
         self._identity = identity
-        self._max_pending = max_pending
-        self._max_pending_per_address = max_pending_per_address
-        self._pin_timeout_s = pin_timeout_s
+        self.apply(
+            max_pending=max_pending,
+            max_pending_per_address=max_pending_per_address,
+            pin_timeout_s=pin_timeout_s,
+        )
         self._pending: dict[AttemptId, Attempt] = {}
         self._past_pin: dict[tuple[str, str], Attempt] = {}
         self.ended: Counter[str] = Counter()
         """Pairings that are over, by one of `proxy.outcomes.PAIRING_ENDS`."""
+
+    def apply(
+        self, *, max_pending: int, max_pending_per_address: int, pin_timeout_s: float
+    ) -> None:
+        """Set other limits, for attempts that begin from now on."""
+        self._max_pending = max_pending
+        self._max_pending_per_address = max_pending_per_address
+        self._pin_timeout_s = pin_timeout_s
 
     def pending(self) -> list[Attempt]:
         """Return the attempts that wait for their PIN, oldest first."""

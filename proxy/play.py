@@ -84,6 +84,11 @@ class Play:
         """False once the edge drains: no new launches, sessions go on."""
         self.outcomes = PlayOutcomes()
 
+    def apply(self, config: ProxyConfig) -> None:
+        """Go by another configuration, for requests that come from now on."""
+        self._config = config
+        self._launcher.apply(config)
+
     async def launch(
         self, client: ClientId, address: str, query: Query, access: Access = everything
     ) -> Answer:

@@ -94,8 +94,7 @@ class RtspProxy:
         self._udp_ports = udp_ports
         self._start_flow = start_flow
         self._note_rate = note_rate
-        self._launch_window_s = launch_window_s
-        self._encrypt_video: EncryptVideo = encrypt_video
+        self.apply(launch_window_s, encrypt_video)
         self._seal_video = seal_video
         self.refused: Counter[str] = Counter()
         """Messages that were not taken for any session's, by reason."""
@@ -103,6 +102,11 @@ class RtspProxy:
         """What came to the ports of RTSP and is none, or came too slowly, by reason."""
         self.messages: Counter[tuple[str, RtspOutcome]] = Counter()
         """Messages that were a session's, by method (see `METHODS`) and outcome."""
+
+    def apply(self, launch_window_s: float, encrypt_video: EncryptVideo) -> None:
+        """Go by other settings, for handshakes that begin from now on."""
+        self._launch_window_s = launch_window_s
+        self._encrypt_video: EncryptVideo = encrypt_video
 
     async def serve(self, stream: trio.abc.HalfCloseableStream, address: str, port: int) -> None:
         """Answer the one message of a connection from `address` to our `port`."""

@@ -63,13 +63,17 @@ class SessionKeeper:
         self._store = store
         self._fleet = fleet
         self._flows = flows
-        self._sticky_ttl = timedelta(seconds=config.selection.sticky_ttl_s)
-        self._launch_window_s = config.sessions.launch_window_s
+        self.apply(config)
         self._fewer = trio.Event()
         self._undeleted: set[SessionId] = set()
         listen = config.listen
         self.table = SessionTable(PortRules(listen.rtsp_port_range, listen.own_udp_port_range))
         self.apart = KeepingApart(fleet, self.table)
+
+    def apply(self, config: ProxyConfig) -> None:
+        """Go by what another configuration says of times."""
+        self._sticky_ttl = timedelta(seconds=config.selection.sticky_ttl_s)
+        self._launch_window_s = config.sessions.launch_window_s
 
     async def begin(self, session: Session) -> None:
         """Take up a session that its host has launched.

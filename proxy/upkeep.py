@@ -29,7 +29,7 @@ class Upkeep:
     def __init__(
         self, config: ProxyConfig, fleet: Fleet, keeper: SessionKeeper, play: Play, media: Media
     ) -> None:
-        self._absence_s = config.selection.absence_s
+        self.apply(config)
         self._fleet = fleet
         self._keeper = keeper
         self._play = play
@@ -37,6 +37,10 @@ class Upkeep:
         self.lost_sessions = LostSessions(fleet, keeper.table, play, media)
         self._heard: dict[SessionId, int] = {}
         self._began_at = 0.0
+
+    def apply(self, config: ProxyConfig) -> None:
+        """Go by what another configuration says of absence."""
+        self._absence_s = config.selection.absence_s
 
     async def run(self) -> None:
         """Make rounds until cancelled."""

@@ -61,6 +61,7 @@ COUNTED = {
     "proxy.sessions.SessionState": ("moonhost_sessions", "state"),
     "backends.model.Health": ("moonhost_backend_health", "health"),
     "backends.model.State": ("moonhost_backend_transitions", "reason"),
+    "settings.reloading.ReloadOutcome": ("moonhost_configuration_reloads", "outcome"),
     "moonlight.flows.Flow": ("moonhost_media_sent_bytes", "flow"),
 }
 # Counted where they happen, which is what other tests here show.
@@ -83,7 +84,7 @@ NO_LOSSES = {
 def enums() -> dict[str, type[StrEnum]]:
     """Every enumeration of words in what an edge is made of."""
     found = {}
-    for package in ("proxy", "revdial", "backends", "moonlight"):
+    for package in ("proxy", "revdial", "backends", "moonlight", "settings"):
         for path in (ROOT / package).glob("*.py"):
             for node in ast.parse(path.read_text()).body:
                 bases = [ast.unparse(base) for base in getattr(node, "bases", ())]
