@@ -401,6 +401,7 @@ class _Edge:
                 own_port=own_port,
                 sealer=self._sealer(session) if kind is Flow.VIDEO else None,
                 trail=ControlTrail(session.key.rikey) if kind is Flow.CONTROL else None,
+                names=session.names,
             )
         )
 
@@ -420,7 +421,9 @@ class _Edge:
         return session.sealer
 
     def _on_flow_end(self, session: SessionId, kind: Flow, end: FlowEnd) -> None:
-        _log.info("flow_ended", session=session, flow=str(kind), why=str(end))
+        known = self._keeper.table.get(session)
+        names = {"session": session} if known is None else known.names
+        _log.info("flow_ended", **names, flow=str(kind), reason=str(end))
         self._figures.flow_ends[kind, end] += 1
         if kind is Flow.CONTROL:
             self._nursery.start_soon(self._keeper.pause, session, str(end))

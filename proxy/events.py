@@ -32,9 +32,10 @@ class Events:
         self._events: deque[Event] = deque(maxlen=max_events)
 
     def note(self, kind: str, subject: str, **details: str) -> None:
-        """Keep and log an event; it may hold no secret."""
+        """Keep and log an event of a backend or an agent; it may hold no secret."""
         self.keep(kind, subject, **details)
-        _log.info(kind, subject=subject, **details)
+        named = {"backend" if "/" in subject else "agent": subject}
+        _log.info(kind, **named, **details)
 
     def keep(self, kind: str, subject: str, **details: str) -> None:
         """Keep an event that is logged elsewhere."""

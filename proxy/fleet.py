@@ -27,6 +27,7 @@ from backends.slots import Reservation
 from backends.store import Store
 from backends.telling_apart import Telling
 from backends.tokens import token_hash
+from moonlight.identity import short_id
 from proxy.access import Access, everything
 from proxy.backend_figures import BackendFigures, failure_of
 from proxy.errors import EdgeError, HostUnavailable
@@ -298,7 +299,7 @@ class Fleet:
             reservation = self._registry.reserve(decision.backend.id)
         except NoBackend as error:
             self.refusals[error.reason] += 1
-            self.events.keep("launch_without_backend", intent.client[:12], reason=error.reason)
+            self.events.keep("launch_without_backend", short_id(intent.client), reason=error.reason)
             raise
         self.decisions[decision.reason] += 1
         return decision, reservation
@@ -368,7 +369,7 @@ class Fleet:
         after = self.telling(backend_id)
         if after is not before and Telling.ALONE in (before, after):
             # It changes how many sessions the host is given.
-            self.events.note("host_tells_sessions_apart", backend_id, how=str(after))
+            self.events.note("host_tells_sessions_apart", backend_id, outcome=str(after))
 
     def telling(self, backend_id: BackendId) -> Telling:
         """Tell how sessions have to be kept from being mixed up at a host."""

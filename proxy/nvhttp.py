@@ -15,7 +15,7 @@ from backends.store import Store
 from moonlight.applist import App, applist
 from moonlight.errors import ProtocolError, printable
 from moonlight.http import HttpRequest, Query
-from moonlight.identity import ClientId, client_id
+from moonlight.identity import ClientId, client_id, short_id
 from moonlight.pairing import PairingOutcome, Phase, pair_accepted, pair_refused, phase_of
 from moonlight.serverinfo import (
     DisplayMode,
@@ -138,7 +138,7 @@ class NvHttp:
                 "request_refused",
                 path=printable(request.path),
                 client_address=caller.address,
-                client=_short_id(caller),
+                client=_client_of(caller),
                 status=error.status,
                 reason=error.reason,
                 why=str(error if cause is None else cause),
@@ -272,7 +272,7 @@ class NvHttp:
         if (launched := self._keeper.table.of_client(client)) is not None:
             await self._keeper.end(launched, "client_unpaired")
         if forgotten:
-            _log.info("client_unpaired", client=client[:12])
+            _log.info("client_unpaired", client=short_id(client))
         return forgotten
 
     async def _applist(self, caller: Caller, client: ClientRecord, query: Query) -> Reply:
@@ -312,5 +312,5 @@ def _nothing_there(path: str) -> Reply:
     return Reply(Answer.error(not_found, "There is nothing here.", path).encode(), not_found)
 
 
-def _short_id(caller: Caller) -> str | None:
-    return None if caller.certificate is None else client_id(caller.certificate)[:12]
+def _client_of(caller: Caller) -> str | None:
+    return None if caller.certificate is None else short_id(client_id(caller.certificate))

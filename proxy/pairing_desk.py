@@ -228,4 +228,6 @@ class PairingDesk:
         self._pending.pop(attempt.id, None)
         if self._past_pin.get(attempt.key) is attempt:
             del self._past_pin[attempt.key]
-        _log.info("pairing_ended", request=attempt.id, client_address=attempt.address, how=str(how))
+        _log.info(
+            "pairing_ended", request=attempt.id, client_address=attempt.address, outcome=str(how)
+        )

@@ -163,7 +163,7 @@ class RtspProxy:
             answer = await self._exchange(exchange, parse_request(opened.plain))
         except ProtocolError as error:
             self.malformed[error.reason] += 1
-            _log.info("rtsp_refused", session=opened.session.id, reason=error.reason)
+            _log.info("rtsp_refused", **opened.session.names, reason=error.reason)
             answer = RtspResponse(400, "Bad Request")
         return exchange.seal("host", answer.encode())
 
@@ -193,7 +193,7 @@ class RtspProxy:
         except EdgeError as error:
             _log.warning(
                 "rtsp_failed",
-                session=session.id,
+                **session.names,
                 method=request.method,
                 reason=error.reason,
                 why=str(error),
@@ -247,7 +247,7 @@ class RtspProxy:
         if answer.status != ok:
             _log.warning(
                 "rtsp_refused_by_host",
-                session=session.id,
+                **session.names,
                 method=request.method,
                 status=answer.status,
             )
@@ -269,7 +269,7 @@ class RtspProxy:
             settings = StreamSettings.parse(body)
         except ProtocolError as error:
             # The host has accepted it, so it is none of our business.
-            _log.info("announcement_not_understood", session=session.id, reason=error.reason)
+            _log.info("announcement_not_understood", **session.names, reason=error.reason)
             return
         session.kbps, session.codec = settings.bitrate_kbps, settings.codec.name
         self._note_rate(session)
@@ -288,7 +288,7 @@ class RtspProxy:
         if session.video.by is VideoEncryptor.EDGE:
             self._seal_video(session)
         elif before.by is VideoEncryptor.OFFERED:
-            _log.warning("video_not_encrypted", session=session.id, why="the client cannot")
+            _log.warning("video_not_encrypted", **session.names, why="the client cannot")
 
     async def _set_up(self, session: Session, flow: Flow, answer: RtspResponse) -> RtspResponse:
         try:

@@ -14,6 +14,7 @@ from backends.records import StickyRecord
 from backends.store import Store
 from moonlight.errors import ProtocolError
 from moonlight.flows import Flow
+from moonlight.identity import short_id
 from moonlight.launch import RtspUrl
 from proxy.config import ProxyConfig
 from proxy.fleet import Fleet
@@ -96,10 +97,8 @@ class SessionKeeper:
         self._fleet.started(session.reservation)
         _log.info(
             "session_launched",
-            session=session.id,
-            client=session.client[:12],
+            **session.names,
             client_address=session.client_address,
-            backend=session.backend,
             app=session.app_title,
             mode=session.mode,
             rtsp_port=session.rtsp_port,
@@ -120,7 +119,8 @@ class SessionKeeper:
         self.table.await_handshake(session, address, ports, trio.current_time())
         _log.info(
             "session_resumed",
-            session=session.id,
+            **session.names,
+            client_address=address,
             rtsp_port=session.rtsp_port,
             **_encryption(session),
         )
@@ -137,7 +137,7 @@ class SessionKeeper:
             self.table.move(session, SessionState.PAUSED, trio.current_time())
             self.apart.over(session.backend, session.id)
             self._note_fewer()
-            _log.info("session_paused", session=session.id, why=why)
+            _log.info("session_paused", **session.names, reason=why)
             await self._write(session)
 
     async def pause_abandoned(self) -> None:
@@ -155,12 +155,12 @@ class SessionKeeper:
         self._fleet.release(session.reservation)
         self.apart.over(session.backend, session.id)
         self._note_fewer()
-        _log.info("session_ended", session=session.id, backend=session.backend, why=why)
+        _log.info("session_ended", **session.names, reason=why)
         self._undeleted.add(session.id)
         try:
             await self._delete(session.id)
         except StoreError as error:
-            _log.error("session_not_deleted_from_the_store", session=session.id, why=str(error))
+            _log.error("session_not_deleted_from_the_store", **session.names, why=str(error))
 
     async def delete_ended(self) -> None:
         """Delete from the store what could not be deleted when it ended.
@@ -181,7 +181,7 @@ class SessionKeeper:
         try:
             await self._store.delete_sticky(session.client, session.backend)
         except StoreError as error:
-            _log.error("sticky_entry_not_deleted", session=session.id, why=str(error))
+            _log.error("sticky_entry_not_deleted", **session.names, why=str(error))
 
     async def note_flow(self, session: Session, kind: Flow, terms: FlowTerms) -> None:
         """Keep what the RTSP handshake settled for a flow."""
@@ -212,7 +212,7 @@ class SessionKeeper:
         """Note that the host accepted PLAY."""
         self.table.move(session, SessionState.STREAMING, trio.current_time())
         self.apart.over(session.backend, session.id)
-        _log.info("session_streaming", session=session.id, backend=session.backend)
+        _log.info("session_streaming", **session.names)
         await self._write(session)
 
     async def wait_until_quiet(self) -> None:
@@ -226,9 +226,14 @@ class SessionKeeper:
         records = await self._store.list_sessions()
         newest = {record.client_id: record for record in records}
         for record in records:
+            names = {
+                "session": record.id,
+                "client": short_id(record.client_id),
+                "backend": record.backend_id,
+            }
             if newest[record.client_id] is not record:
                 await self._store.delete_session(record.id)
-                _log.warning("session_in_the_store_had_ended", session=record.id)
+                _log.warning("session_in_the_store_had_ended", **names)
                 continue
             reservation = self._fleet.restore(record.backend_id)
             try:
@@ -237,9 +242,9 @@ class SessionKeeper:
             except (ValueError, ProtocolError):
                 self._fleet.release(reservation)
                 await self._store.delete_session(record.id)
-                _log.warning("session_in_the_store_is_of_another_version", session=record.id)
+                _log.warning("session_in_the_store_is_of_another_version", **names)
             else:
-                _log.info("session_restored", session=session.id, backend=session.backend)
+                _log.info("session_restored", **session.names)
 
     def _note_fewer(self) -> None:
         self._fewer.set()
@@ -251,7 +256,7 @@ class SessionKeeper:
         try:
             await self._store.update_session(to_record(session))
         except StoreError as error:
-            _log.error("session_not_written_to_the_store", session=session.id, why=str(error))
+            _log.error("session_not_written_to_the_store", **session.names, why=str(error))
 
 
 def _encryption(session: Session) -> dict[str, bool]:

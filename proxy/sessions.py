@@ -13,7 +13,7 @@ from typing import Final, NewType
 from backends.model import BackendId
 from backends.slots import Reservation
 from moonlight.flows import Flow
-from moonlight.identity import ClientId
+from moonlight.identity import ClientId, short_id
 from moonlight.launch import RtspUrl
 from moonlight.video_encryption import VideoSealer
 from proxy.port_pool import PortPool
@@ -131,6 +131,11 @@ class Session:
     updated_at: datetime = _NEVER
     """Of its last record: each is later than the one before, whatever the clock does."""
 
+    @property
+    def names(self) -> dict[str, str]:
+        """What the log knows it by."""
+        return {"session": self.id, "client": short_id(self.client), "backend": self.backend}
+
     def take_key(self, key: StreamKey, *, corever: int, rtsp_encrypted: bool) -> None:
         """Enter what a resume said; numbers begin anew, the client's own only under a new key."""
         if key.rikey != self.key.rikey:
@@ -235,7 +240,7 @@ class SessionTable:
     def add(self, session: Session) -> None:
         """Take up a session, new or restored; the caller has ended the client's former one."""
         if session.client in self._by_client:
-            raise ValueError(f"client {session.client[:12]} has a session already")
+            raise ValueError(f"client {short_id(session.client)} has a session already")
         self._by_id[session.id] = session
         self._by_client[session.client] = session.id
         self._hold_ports(session)

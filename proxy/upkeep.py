@@ -9,6 +9,7 @@ import structlog
 import trio
 
 from backends.errors import StoreError
+from moonlight.identity import short_id
 from proxy.config import ProxyConfig
 from proxy.errors import Refused
 from proxy.fleet import Fleet
@@ -114,7 +115,12 @@ class Upkeep:
             for session in self._keeper.table:
                 backend = session.backend
                 if self._fleet.is_connected(backend) and self._fleet.is_overdue(backend, now):
-                    self._fleet.events.note("drain_overdue", backend, session=session.id)
+                    self._fleet.events.note(
+                        "drain_overdue",
+                        backend,
+                        session=session.id,
+                        client=short_id(session.client),
+                    )
                     nursery.start_soon(self._end_at_host, session.id)
 
     async def _end_at_host(self, session: SessionId) -> None:

@@ -88,7 +88,7 @@ class TunnelDialer:
             # What keeps an agent away is worth a warning once, not at each of a thousand tries.
             again = detail == last and (lasted_s == 0 or outcome is Outcome.REPLACED)
             log = self._log.debug if again else self._log.warning
-            log("tunnel_not_connected", detail=detail, retry_in_s=round(delay_s, 1))
+            log("tunnel_not_connected", why=detail, retry_in_s=round(delay_s, 1))
             last = detail
             await trio.sleep(delay_s)
 
