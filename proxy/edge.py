@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -102,9 +103,12 @@ class RunningEdge:
 async def run_edge(
     config: ProxyConfig,
     *,
+    log_lines_suppressed: Counter[str] | None = None,
     task_status: trio.TaskStatus[RunningEdge] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run an edge until it is stopped or cancelled; everything it opened is closed then.
+
+    `log_lines_suppressed` is what its process counts of them, for the metrics.
 
     Raises:
         StartFailed: a port, a file or the store cannot be had; says which and what to do.
@@ -118,8 +122,10 @@ async def run_edge(
             store = measured(unmeasured, store_figures)
             identity = await _edge_identity(store)
             async with flat_nursery() as nursery:
-                edge = await _Edge(config, store, store_figures, identity, nursery).start(stopped)
-                task_status.started(edge)
+                parts = _Edge(config, store, store_figures, identity, nursery)
+                if log_lines_suppressed is not None:
+                    parts.figures.log_lines_suppressed = log_lines_suppressed
+                task_status.started(await parts.start(stopped))
             _log.info("edge_stopped")
     except StoreError as error:
         raise StartFailed(error.reason, str(error)) from error
@@ -218,7 +224,7 @@ class _Edge:
         )
         self._certificates = Certificates()
         self._reloading = Reloading(config, reloadable, self._parts().prepare, (StartFailed,))
-        self._figures = EdgeFigures(
+        self.figures = EdgeFigures(
             play=self._play.outcomes,
             pairings=self._desk.ended,
             rtsp_messages=self._rtsp.messages,
@@ -261,7 +267,7 @@ class _Edge:
         await self._open_tcp()
         await self._open_admin()
         self._nursery.start_soon(self._upkeep.run)
-        self._nursery.start_soon(watch_lag, self._figures.loop_lag)
+        self._nursery.start_soon(watch_lag, self.figures.loop_lag)
         _log.info(
             "edge_started",
             name=self._config.name,
@@ -342,7 +348,7 @@ class _Edge:
             rtsp_refused=self._rtsp.refused,
             tunnels=self._tunnel_counters,
             waker=self._waker,
-            figures=self._figures,
+            figures=self.figures,
         )
         api = AdminApi(
             gate=BearerGate(state_dir.load_or_create_admin_token(self._config.state_dir)),
@@ -424,7 +430,7 @@ class _Edge:
         known = self._keeper.table.get(session)
         names = {"session": session} if known is None else known.names
         _log.info("flow_ended", **names, flow=str(kind), reason=str(end))
-        self._figures.flow_ends[kind, end] += 1
+        self.figures.flow_ends[kind, end] += 1
         if kind is Flow.CONTROL:
             self._nursery.start_soon(self._keeper.pause, session, str(end))
 

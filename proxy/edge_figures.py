@@ -36,5 +36,7 @@ class EdgeFigures:
     certificates: Mapping[str, float] = field(default_factory=dict)
     """By name, until when each one is valid, in seconds since 1970."""
     reloads: ReloadFigures = field(default_factory=ReloadFigures)
+    log_lines_suppressed: Counter[str] = field(default_factory=Counter)
+    """Lines that strangers brought about and that the log had no room for, by event."""
     is_ready: Callable[[], bool] = _always
     """What ``/readyz`` tells."""

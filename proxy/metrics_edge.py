@@ -108,6 +108,12 @@ def _of_process(parts: EdgeParts) -> Iterator[Metric]:
         (),
         unlabelled(float(figures.reloads.last_successful)),
     )
+    yield counter(
+        "log_lines_suppressed",
+        "Lines left out of the log since strangers brought about too many, by event.",
+        ("event",),
+        by_reason(figures.log_lines_suppressed),
+    )
     yield gauge(
         "store_up", "1 if the store's last operation succeeded.", (), unlabelled(figures.store.up)
     )

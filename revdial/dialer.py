@@ -71,6 +71,10 @@ class TunnelDialer:
         self._connected_at: float | None = None
         self._started: Callable[[], None] | None = None
 
+    def use(self, token: str, ssl_context: ssl.SSLContext | None) -> None:
+        """Show this token, and verify the edge like this, from the next dial on."""
+        self._connector.use(token, ssl_context)
+
     @property
     def connected(self) -> bool:
         """Whether the edge has welcomed this agent, and the tunnel is up."""
