@@ -108,7 +108,7 @@ class FromLibraries(logging.Handler):
             return
         log = structlog.get_logger()
         tell = log.error if record.levelno >= logging.ERROR else log.warning
-        tell("library_message", library=record.name, why=message, exc_info=record.exc_info)
+        tell("library_message", library=record.name, message=message, exc_info=record.exc_info)
 
 
 def configure(level: str, log_format: LogFormat = "auto") -> Logs:

@@ -149,6 +149,7 @@ class NvHttp:
                 "request_refused",
                 path=printable(request.path),
                 client_address=caller.address,
+                client=_client_of(caller),
                 reason=error.reason,
                 why=str(error),
             )

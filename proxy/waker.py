@@ -108,7 +108,7 @@ class Waker:
             _log.warning(
                 "wake_port_skipped",
                 port=number,
-                address=address,
+                local_address=address,
                 why=error.strerror,
                 remedy="the other ports do; list those that you want as wake.ports",
             )
@@ -233,6 +233,6 @@ class Waker:
             agent=action.agent,
             neighbour=action.neighbour,
             cause=cause,
-            by=by,
+            **({"client": by} if cause == "player" else {"client_address": by}),
             **({} if why is None else {"why": why}),
         )
