@@ -5,10 +5,12 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import trio
+import trustme
 from structlog.testing import capture_logs
 
 from agent.config import AgentConfig
@@ -18,6 +20,7 @@ from revdial.listener import TunnelListener
 from revdial.tunnel import AgentTunnel
 from settings.reload_plan import leaves
 from settings.reloading import Reloading
+from tests.waiting import until
 
 OLD, NEW = "hunter2-hunter2", "hunter3-hunter3"
 
@@ -43,7 +46,9 @@ def test_every_setting_is_classified() -> None:
 
 
 @asynccontextmanager
-async def edge(tokens: set[str]) -> AsyncIterator[tuple[str, list[AgentTunnel]]]:
+async def edge(
+    tokens: set[str], tls: ssl.SSLContext | None = None
+) -> AsyncIterator[tuple[str, list[AgentTunnel]]]:
     """Listen for an agent whose token is one of `tokens`; give the URL, and the tunnels so far."""
     tunnels: list[AgentTunnel] = []
 
@@ -57,20 +62,19 @@ async def edge(tokens: set[str]) -> AsyncIterator[tuple[str, list[AgentTunnel]]]
     listener = TunnelListener(authenticate=authenticate, on_agent=on_agent)
     sockets = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with trio.open_nursery() as nursery:
-        await nursery.start(listener.serve, sockets, None)
+        await nursery.start(listener.serve, sockets, tls)
         port = sockets[0].socket.getsockname()[1]
-        yield f"ws://127.0.0.1:{port}", tunnels
+        yield f"ws://127.0.0.1:{port}" if tls is None else f"wss://localhost:{port}", tunnels
         nursery.cancel_scope.cancel()
 
 
-def config(url: str, token_file: Path, **sections: Any) -> AgentConfig:
+def config(url: str, token_file: Path, **edge_settings: Any) -> AgentConfig:
     neighbours = [{"name": "pc", "mac": "02:00:5e:10:00:01"}]
     return AgentConfig.model_validate(
         {
-            "edge": {"url": url, "token_file": token_file},
+            "edge": {"url": url, "token_file": token_file, **edge_settings},
             "agent": {"id": "alpha", "region": "eu"},
             "neighbours": neighbours,
-            **sections,
         }
     )
 
@@ -107,8 +111,7 @@ async def test_a_rotated_token_is_shown_at_the_next_dial(tmp_path: Path) -> None
             assert not tunnels[0].closed.is_set()
             tokens.discard(OLD)
             tunnels[0].close(1001, "going_away")
-            while len(tunnels) < 2:
-                await trio.sleep(0.01)
+            await until(lambda: len(tunnels) == 2)
         nursery.cancel_scope.cancel()
 
 
@@ -116,7 +119,7 @@ async def test_a_token_file_that_others_can_read_is_refused_and_the_agent_goes_o
     tmp_path: Path,
 ) -> None:
     token_file = write_token(tmp_path / "token", OLD)
-    async with edge({OLD}) as (url, tunnels), trio.open_nursery() as nursery:
+    async with edge({OLD}) as (url, _), trio.open_nursery() as nursery:
         settings = config(url, token_file)
 
         async def follow(reloading: Reloading[AgentConfig]) -> None:
@@ -132,27 +135,34 @@ async def test_a_token_file_that_others_can_read_is_refused_and_the_agent_goes_o
         assert "chmod 600" in why[0]
         assert "one word" in why[1]
         assert NEW not in str(events)
-        assert tunnels is not None
 
 
-async def test_a_renewed_certificate_of_the_edge_is_believed_and_rubbish_is_not(
+async def test_another_certificate_of_the_edge_is_believed_at_the_next_dial(
     tmp_path: Path,
 ) -> None:
+    former, renewed = trustme.CA(), trustme.CA()
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    renewed.issue_cert("localhost").configure_cert(tls)
+    ca_file = tmp_path / "ca.pem"
+    former.cert_pem.write_to_path(str(ca_file))
     token_file = write_token(tmp_path / "token", OLD)
-    (tmp_path / "ca.pem").write_text("rubbish")
-    settings = config("wss://127.0.0.1:9", token_file)
-    rubbish = config("wss://127.0.0.1:9", token_file).model_copy(
-        update={"edge": settings.edge.model_copy(update={"ca_file": tmp_path / "ca.pem"})}
-    )
-    with capture_logs() as events:
-        async with trio.open_nursery() as nursery:
+    async with edge({OLD}, tls) as (url, tunnels), trio.open_nursery() as nursery:
+        settings = config(url, token_file, ca_file=ca_file)
 
-            async def follow(reloading: Reloading[AgentConfig]) -> None:
-                await reloading.reload(lambda: rubbish)
-                nursery.cancel_scope.cancel()
+        async def follow(reloading: Reloading[AgentConfig]) -> None:
+            await until(partial(logged, events, "tunnel_not_connected"))
+            ca_file.write_text("rubbish")
+            await reloading.reload(lambda: settings)
+            renewed.cert_pem.write_to_path(str(ca_file))
+            await reloading.reload(lambda: settings)
 
-            with trio.fail_after(30):
-                await run_agent(settings, follow=follow)
+        with capture_logs() as events, trio.fail_after(30):
+            nursery.start_soon(partial(run_agent, settings, follow=follow))
+            await until(lambda: len(tunnels) == 1)
+            nursery.cancel_scope.cancel()
     (refused,) = [each for each in events if each["event"] == "configuration_refused"]
     assert "edge.ca_file" in refused["why"]
-    assert ssl.create_default_context() is not None
+
+
+def logged(events: list[Any], event: str) -> bool:
+    return any(each["event"] == event for each in events)

@@ -18,6 +18,7 @@ from moonhost.admin_client import AdminClient
 from moonhost.sample_configs import write_edge_config
 from proxy.config import ProxyConfig
 from settings import load_toml
+from tests.waiting import until
 
 TIMEOUT_S = 60.0
 SHIFT_FROM = 13_000
@@ -30,6 +31,7 @@ class Edge:
         assert process.stderr is not None
         self.process = process
         self.path = path
+        self.config = load_toml(path, ProxyConfig, "NO_SUCH")
         self.log: list[dict[str, Any]] = []
         self._stream = process.stderr
 
@@ -39,13 +41,13 @@ class Edge:
             *whole, unread = (unread + piece).split(b"\n")
             self.log += [json.loads(line) for line in whole]
 
-    async def logged(self, event: str, times: int = 1) -> dict[str, Any]:
-        """Wait until an event has been logged so often, and return the last one."""
-        while True:
-            found = [line for line in self.log if line["event"] == event]
-            if len(found) >= times:
-                return found[times - 1]
-            await trio.sleep(0.02)
+    async def logged(self, event: str) -> dict[str, Any]:
+        """Wait until an event is logged, and return the newest one."""
+        await until(lambda: bool(self.lines(event)))
+        return self.lines(event)[-1]
+
+    def lines(self, event: str) -> list[dict[str, Any]]:
+        return [line for line in self.log if line["event"] == event]
 
     def reload(self, change: Callable[[str], str]) -> None:
         self.path.write_text(change(self.path.read_text()))
@@ -53,7 +55,7 @@ class Edge:
 
     async def may(self, user: str, app: str) -> bool:
         asked = {"client_ip": "192.0.2.1", "app": app, "user": user}
-        async with AdminClient.of(load_toml(self.path, ProxyConfig, "NO_SUCH")) as client:
+        async with AdminClient.of(self.config) as client:
             told = await client.get("/api/v1/backends/explain", asked)
         return bool(told["reason"] != "app_not_allowed")
 
@@ -110,4 +112,4 @@ async def test_an_edge_takes_what_can_change_and_refuses_what_is_broken(tmp_path
         assert restart["settings"] == ["hostname"]
         assert not await edge.may("anna", "Steam")
         # Its level is above what is told of a reload that succeeds.
-        assert len([line for line in edge.log if line["event"] == "configuration_reloaded"]) == 1
+        assert len(edge.lines("configuration_reloaded")) == 1

@@ -126,7 +126,7 @@ def test_a_traceback_is_without_the_values_of_variables(log_format: logs.LogForm
 def test_what_libraries_log_has_the_same_shape() -> None:
     stream = io.StringIO()
     installed(stream).apply("info", "json")
-    library = logging.Logger("hypercorn.error")
+    library = logging.Logger("hypercorn.error")  # noqa: LOG001 - nobody else's
     library.addHandler(FromLibraries())
     library.warning("odd: %s", "a\x1b[2Jb")
     library.error("worse")
@@ -145,7 +145,7 @@ def test_a_record_that_cannot_be_formatted_breaks_nothing(
     monkeypatch.setattr(logging, "raiseExceptions", False)
     stream = io.StringIO()
     installed(stream)
-    library = logging.Logger("library")
+    library = logging.Logger("library")  # noqa: LOG001 - nobody else's
     library.addHandler(FromLibraries())
     library.warning("%d", "no number")
     assert stream.getvalue() == ""
