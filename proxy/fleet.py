@@ -369,7 +369,7 @@ class Fleet:
         after = self.telling(backend_id)
         if after is not before and Telling.ALONE in (before, after):
             # It changes how many sessions the host is given.
-            self.events.note("host_tells_sessions_apart", backend_id, outcome=str(after))
+            self.events.note("host_tells_sessions_apart", backend_id, how=str(after))
 
     def telling(self, backend_id: BackendId) -> Telling:
         """Tell how sessions have to be kept from being mixed up at a host."""

@@ -27,7 +27,7 @@ LEVELS = {"debug", "info", "warning", "error", "exception"}
 # Takes its events from callers, whose calls are read here as if they logged them.
 PASSES_ON = ROOT / "proxy" / "events.py"
 # What identifies something has one key, wherever it is logged; never these.
-OTHER_KEYS = {"subject", "id", "address", "peer", "client_id", "session_id", "detail", "how"}
+OTHER_KEYS = {"subject", "id", "address", "peer", "client_id", "session_id", "detail"}
 
 
 @dataclass
