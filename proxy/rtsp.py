@@ -272,6 +272,7 @@ class RtspProxy:
             _log.info("announcement_not_understood", **session.names, reason=error.reason)
             return
         session.kbps, session.codec = settings.bitrate_kbps, settings.codec.name
+        session.audio_channels = settings.audio_channels
         self._note_rate(session)
 
     async def _offer_encryption(self, session: Session, answer: RtspResponse) -> RtspResponse:

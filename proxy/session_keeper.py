@@ -112,7 +112,7 @@ class SessionKeeper:
         self._flows.stop(session.id)
         session.flows.clear()
         session.control_client = None
-        session.kbps = session.codec = None
+        session.kbps = session.codec = session.audio_channels = None
         session.video = replace(session.video, by=VideoEncryptor.NOBODY)
         session.sealer = None
         session.host_rtsp = host_rtsp

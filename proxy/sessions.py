@@ -112,8 +112,10 @@ class Session:
     flows: dict[Flow, FlowTerms] = field(default_factory=dict)
     kbps: int | None = None
     """The bitrate that the client asked for, once it has said so."""
-    codec: str | None = field(default=None, compare=False)
-    """The video codec that the client chose, a name of `moonlight.announce.Codec`; not kept."""
+    codec: str | None = None
+    """The video codec that the client chose, a name of `moonlight.announce.Codec`."""
+    audio_channels: int | None = None
+    """How many channels of audio the client chose."""
     own_udp_ports: dict[Flow, int] = field(default_factory=dict)
     """UDP ports that no other session has; empty: it shares those of all."""
     video: VideoEncryption = VideoEncryption()

@@ -306,7 +306,22 @@ async def test_a_session_has_its_figures_and_those_of_its_own_agent(
         resent = await scraped.samples("moonhost_session_retransmissions")
         assert resent[BACKEND, "s1", "host"] == 2
         told = await scraped.samples("moonhost_session_info")
-        assert (BACKEND, "unknown", "1920x1080x60", "s1") in told
+        assert ("unknown", BACKEND, "unknown", "1920x1080x60", "s1") in told
+
+
+@pytest.mark.parametrize(
+    ("channels", "layout"), [(2, "stereo"), (6, "5.1"), (8, "7.1"), (3, "3 channels")]
+)
+async def test_a_sessions_codec_and_audio_are_told(
+    nursery: trio.Nursery, channels: int, layout: str
+) -> None:
+    scraped = Scraped(new_fleet(FakeStore()), nursery)
+    scraped.add_flows("s1")
+    (played,) = scraped.sessions
+    played.codec, played.audio_channels = "HEVC", channels
+    assert await scraped.samples("moonhost_session_info") == {
+        (layout, BACKEND, "HEVC", "1920x1080x60", "s1"): 1
+    }
 
 
 async def test_no_other_agent_has_a_say_in_a_session(nursery: trio.Nursery) -> None:
