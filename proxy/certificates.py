@@ -16,6 +16,7 @@ from cryptography import x509
 
 from proxy import state_dir
 from proxy.config import ProxyConfig
+from proxy.errors import StartFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,12 @@ def of_agents_port(config: ProxyConfig) -> Shown:
         config.state_dir, config.hostname, agents.certificate, agents.private_key
     )
     chain = agents.certificate or config.state_dir / state_dir.agents_certificate
-    return Shown(context, valid_until(chain.read_bytes()))
+    try:
+        return Shown(context, valid_until(chain.read_bytes()))
+    except ValueError as error:
+        raise StartFailed(
+            "agents_certificate", f"{chain} holds something that is no certificate: {error}"
+        ) from error
 
 
 def valid_until(chain: bytes) -> float:

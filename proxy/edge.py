@@ -122,9 +122,8 @@ async def run_edge(
             store = measured(unmeasured, store_figures)
             identity = await _edge_identity(store)
             async with flat_nursery() as nursery:
-                parts = _Edge(config, store, store_figures, identity, nursery)
-                if log_lines_suppressed is not None:
-                    parts.figures.log_lines_suppressed = log_lines_suppressed
+                suppressed = Counter() if log_lines_suppressed is None else log_lines_suppressed
+                parts = _Edge(config, store, store_figures, identity, nursery, suppressed)
                 task_status.started(await parts.start(stopped))
             _log.info("edge_stopped")
     except StoreError as error:
@@ -153,6 +152,7 @@ class _Edge:
         store_figures: StoreFigures,
         identity: Identity,
         nursery: trio.Nursery,
+        log_lines_suppressed: Counter[str],
     ) -> None:
         self._config = config
         self._store = store
@@ -223,8 +223,10 @@ class _Edge:
             proxies=TrustedProxies(config.listen.proxy_protocol_from),
         )
         self._certificates = Certificates()
-        self._reloading = Reloading(config, reloadable, self._parts().prepare, (StartFailed,))
-        self.figures = EdgeFigures(
+        self._reloading = Reloading(
+            config, reloadable, self._parts().prepare, (StartFailed, OSError)
+        )
+        self._figures = EdgeFigures(
             play=self._play.outcomes,
             pairings=self._desk.ended,
             rtsp_messages=self._rtsp.messages,
@@ -233,6 +235,7 @@ class _Edge:
             store=store_figures,
             certificates=self._certificates.valid_until,
             reloads=self._reloading.figures,
+            log_lines_suppressed=log_lines_suppressed,
             is_ready=lambda: self._play.accepting,
         )
 
@@ -267,7 +270,7 @@ class _Edge:
         await self._open_tcp()
         await self._open_admin()
         self._nursery.start_soon(self._upkeep.run)
-        self._nursery.start_soon(watch_lag, self.figures.loop_lag)
+        self._nursery.start_soon(watch_lag, self._figures.loop_lag)
         _log.info(
             "edge_started",
             name=self._config.name,
@@ -348,7 +351,7 @@ class _Edge:
             rtsp_refused=self._rtsp.refused,
             tunnels=self._tunnel_counters,
             waker=self._waker,
-            figures=self.figures,
+            figures=self._figures,
         )
         api = AdminApi(
             gate=BearerGate(state_dir.load_or_create_admin_token(self._config.state_dir)),
@@ -430,7 +433,7 @@ class _Edge:
         known = self._keeper.table.get(session)
         names = {"session": session} if known is None else known.names
         _log.info("flow_ended", **names, flow=str(kind), reason=str(end))
-        self.figures.flow_ends[kind, end] += 1
+        self._figures.flow_ends[kind, end] += 1
         if kind is Flow.CONTROL:
             self._nursery.start_soon(self._keeper.pause, session, str(end))
 

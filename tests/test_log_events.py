@@ -30,6 +30,11 @@ PASSES_ON = ROOT / "proxy" / "events.py"
 OTHER_KEYS = {"subject", "id", "address", "peer", "client_id", "session_id", "detail"}
 
 
+SECRET = re.compile(
+    r"(^|_)(rikey|rikeyid|pin|token|password|secret|payload|private_key|key_pem)(_|$)"
+)
+
+
 @dataclass
 class Logged:
     """How an event is logged, at all the places where it is."""
@@ -89,6 +94,23 @@ def logged_in(source: str, where: str) -> dict[str, Logged]:
     return found
 
 
+def secrets_in(source: str) -> list[str]:
+    """Give what calls of loggers name like a secret: keys, and what their values are read from."""
+    return [
+        name
+        for call in ast.walk(ast.parse(source))
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and (level_of(call.func) or (call.func.attr == "bind" and is_logger(call.func.value)))
+        for argument in (*call.args, *call.keywords)
+        for node in ast.walk(argument)
+        for name in (
+            getattr(node, "arg", None) or getattr(node, "attr", None) or getattr(node, "id", ""),
+        )
+        if SECRET.search(name)
+    ]
+
+
 def logged_by(packages: tuple[str, ...]) -> dict[str, Logged]:
     found: dict[str, Logged] = {}
     for package in packages:
@@ -131,6 +153,28 @@ def test_names_are_snake_case_and_keys_are_those_of_everywhere(section: str) -> 
     for event, one in logged_by(SECTIONS[section]).items():
         assert re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", event)
         assert not one.keys & OTHER_KEYS, event
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_nothing_is_logged_that_is_named_like_a_secret(section: str) -> None:
+    for package in SECTIONS[section]:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            assert secrets_in(path.read_text()) == [], path
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "_log.info('x', rikey=1)",
+        "_log.info('x', agent_token=shown)",
+        "_log.info('x', why=session.key.rikey)",
+        "_log.info('x', why=f'{request.pin}')",
+        "_log.bind(password='')",
+        "_log.info('x', why=edge.token.get_secret_value())",
+    ],
+)
+def test_a_secret_in_a_log_is_noticed(source: str) -> None:
+    assert secrets_in(source)
 
 
 @pytest.mark.parametrize(

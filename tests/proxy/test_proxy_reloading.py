@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from structlog.testing import capture_logs
 
 from moonhost.ports import find_shift
-from proxy import state_dir
+from proxy import certificates, state_dir
 from proxy.config import ProxyConfig
 from proxy.edge import RunningEdge, run_edge
 from proxy.reloading import reloadable
@@ -202,3 +202,31 @@ async def test_parts_go_by_what_has_changed_and_sessions_are_left_alone(tmp_path
         assert edge.upkeep._absence_s == 7
         assert edge.desk._max_pending == 2
         assert edge.fleet.locate("192.0.2.1").region == "here"
+
+
+async def test_a_chain_that_only_openssl_can_read_is_no_reason_to_break(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(tmp_path)
+    async with running(config) as edge:
+
+        def fail(_chain: bytes) -> float:
+            raise ValueError("odd")
+
+        monkeypatch.setattr(certificates, "valid_until", fail)
+        with capture_logs() as events:
+            await edge.reloading.reload(lambda: config)
+    assert "no certificate: odd" in events[0]["why"]
+
+
+async def test_a_file_that_is_gone_is_told_and_nothing_breaks(
+    tmp_path: Path,
+) -> None:
+    authority = trustme.CA()
+    config = settings(tmp_path, certificate_files(tmp_path, authority, trustme.KeyType.ECDSA))
+    async with running(config) as edge:
+        (tmp_path / "chain.pem").unlink()
+        with capture_logs() as events:
+            await edge.reloading.reload(lambda: config)
+        assert "chain.pem" in events[0]["why"]
+        assert await shown(config, authority, None)
