@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 import trustme
 from structlog.testing import capture_logs
@@ -16,6 +17,7 @@ from structlog.testing import capture_logs
 from agent.config import AgentConfig
 from agent.reloading import reloadable
 from agent.service import run_agent
+from revdial.errors import RequestFailed
 from revdial.listener import TunnelListener
 from revdial.tunnel import AgentTunnel
 from settings.reload_plan import leaves
@@ -23,6 +25,7 @@ from settings.reloading import Reloading
 from tests.waiting import until
 
 OLD, NEW = "hunter2-hunter2", "hunter3-hunter3"
+PC = {"name": "pc", "mac": "02:00:5e:10:00:01"}
 
 # What is not reloadable, and why.
 NEEDS_RESTART = {
@@ -68,13 +71,14 @@ async def edge(
         nursery.cancel_scope.cancel()
 
 
-def config(url: str, token_file: Path, **edge_settings: Any) -> AgentConfig:
-    neighbours = [{"name": "pc", "mac": "02:00:5e:10:00:01"}]
+def config(
+    url: str, token_file: Path, neighbour: dict[str, str] = PC, **edge_settings: Any
+) -> AgentConfig:
     return AgentConfig.model_validate(
         {
             "edge": {"url": url, "token_file": token_file, **edge_settings},
             "agent": {"id": "alpha", "region": "eu"},
-            "neighbours": neighbours,
+            "neighbours": [neighbour],
         }
     )
 
@@ -95,7 +99,8 @@ async def test_a_rotated_token_is_shown_at_the_next_dial(tmp_path: Path) -> None
 
         async def follow(reloading: Reloading[AgentConfig]) -> None:
             await reload.wait()
-            await reloading.reload(lambda: settings)
+            nas = {"name": "nas", "mac": "02:00:5e:10:00:02"}
+            await reloading.reload(lambda: config(url, token_file, nas))
             reloaded.set()
 
         async def run(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -109,6 +114,9 @@ async def test_a_rotated_token_is_shown_at_the_next_dial(tmp_path: Path) -> None
             await reloaded.wait()
             # It stays connected as it is; the old token is of no use any more.
             assert not tunnels[0].closed.is_set()
+            with pytest.raises(RequestFailed) as refused:
+                await tunnels[0].request("wake_host", {"neighbour": "pc"}, 5)
+            assert refused.value.reason == "unknown_neighbour"
             tokens.discard(OLD)
             tunnels[0].close(1001, "going_away")
             await until(lambda: len(tunnels) == 2)

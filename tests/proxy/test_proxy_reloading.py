@@ -5,10 +5,10 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -18,11 +18,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from structlog.testing import capture_logs
 
+from backends.geography import Place
+from backends.policies import PolicyName, policies
 from moonhost.ports import find_shift
 from proxy import certificates, state_dir
 from proxy.config import ProxyConfig
 from proxy.edge import RunningEdge, run_edge
-from proxy.reloading import reloadable
+from proxy.reloading import ReloadableParts, reloadable
 from settings.reload_plan import leaves
 
 # What is not reloadable, and why.
@@ -178,21 +180,87 @@ def settings_like(config: ProxyConfig, **sections: Any) -> ProxyConfig:
     return ProxyConfig.model_validate(config.model_dump(exclude_unset=True) | sections)
 
 
-async def test_parts_go_by_what_has_changed_and_sessions_are_left_alone(tmp_path: Path) -> None:
-    config = settings(tmp_path, users={"anna": {"apps": ["Desktop"]}})
+class Told:
+    """A part that notes what it is told, and in which order."""
+
+    def __init__(self, order: list[str], name: str) -> None:
+        self._order = order
+        self._name = name
+        self.apply_arguments: tuple[Any, ...] = ()
+        self.apply_settings: dict[str, Any] = {}
+        self.prepared_for: Any = None
+        self.look_up = None
+
+    def apply(self, *arguments: Any, **settings: Any) -> None:
+        self._order.append(self._name)
+        self.apply_arguments, self.apply_settings = arguments, settings
+
+
+class Prepared(Told):
+    """One that first reads something."""
+
+    def prepare(self, config: Any) -> Any:
+        self.prepared_for = config
+        return lambda: self._order.append(self._name)
+
+
+class PreparedInTime(Prepared):
+    async def prepare(self, config: Any) -> Any:
+        await trio.lowlevel.checkpoint()
+        return super().prepare(config)
+
+
+async def test_each_part_is_told_what_it_goes_by_once_all_is_prepared() -> None:
+    order: list[str] = []
+    kinds = {"certificates": Prepared, "geo": PreparedInTime}
+    told = {
+        each.name: kinds.get(each.name, Told)(order, each.name) for each in fields(ReloadableParts)
+    }
+    config = ProxyConfig.model_validate(
+        {
+            "hostname": "h",
+            "users": {"berta": {}},
+            "selection": {"policy": "load", "absence_s": 7},
+            "sessions": {"launch_window_s": 4, "encrypt_video": "always"},
+            "pairing": {"max_pending": 2, "max_pending_per_address": 1, "pin_timeout_s": 9},
+            "limits": {
+                "max_connections": 11,
+                "max_connections_per_address": 3,
+                "request_timeout_s": 5,
+                "keep_alive_timeout_s": 6,
+            },
+            "regions": {"here": {"latitude": 1, "longitude": 2, "networks": ["192.0.2.0/24"]}},
+            "geography": {"databases": ["/a.mmdb"]},
+        }
+    )
+    put_in_force = await ReloadableParts(**cast("dict[str, Any]", told)).prepare(config)
+    assert order == []
+    put_in_force()
+
+    assert sorted(order) == sorted(told)
+    assert told["certificates"].prepared_for == config
+    assert told["geo"].prepared_for == config.geography.databases
+    for name in ("keeper", "play", "upkeep", "nvhttp"):
+        assert told[name].apply_arguments == (config,)
+    assert told["rtsp"].apply_arguments == (4, "always")
+    assert told["desk"].apply_settings == config.pairing.model_dump()
+    bounds = config.limits.model_dump()
+    assert told["doors"].apply_settings | told["web"].apply_settings == bounds
+    assert told["fleet"].apply_arguments == (config.registry_rules(), {"here": Place(1, 2)})
+    choosing = told["fleet"].apply_settings
+    assert choosing["policy"] is policies[PolicyName.LOAD]
+    assert choosing["locate"]("192.0.2.1").region == "here"
+
+
+async def test_what_has_changed_is_in_force_in_an_edge_that_runs(tmp_path: Path) -> None:
+    config = settings(tmp_path)
     other = settings_like(
         config,
-        name="other",
-        users={"berta": {}},
-        selection={"sticky_ttl_s": 5, "policy": "load", "absence_s": 7},
-        sessions={"max_sessions": 3, "launch_window_s": 4, "encrypt_video": "never"},
-        pairing={"max_pending": 2},
-        limits={"max_connections": 11, "request_timeout_s": 3},
-        regions={"here": {"latitude": 1, "longitude": 2, "networks": ["192.0.2.0/24"]}},
-        geography={"edge_region": "here"},
+        selection={"sticky_ttl_s": 5, "absence_s": 7},
+        sessions={"max_sessions": 3, "launch_window_s": 4, "launch_attempt_timeout_s": 8},
     )
     async with running(config) as edge:
-        await edge.reloading.reload(partial(ProxyConfig.model_validate, other))
+        await edge.reloading.reload(lambda: other)
 
         assert edge.reloading.config == other
         assert edge.play._config.sessions.max_sessions == 3
@@ -200,8 +268,6 @@ async def test_parts_go_by_what_has_changed_and_sessions_are_left_alone(tmp_path
         assert edge.keeper._sticky_ttl == timedelta(seconds=5)
         assert edge.keeper._launch_window_s == 4
         assert edge.upkeep._absence_s == 7
-        assert edge.desk._max_pending == 2
-        assert edge.fleet.locate("192.0.2.1").region == "here"
 
 
 async def test_a_chain_that_only_openssl_can_read_is_no_reason_to_break(
