@@ -378,3 +378,11 @@ async def test_everything_else_has_as_many_series_whatever_clients_and_agents_se
 
 def test_reasons_of_a_flow_and_of_a_port_are_told_apart_where_they_are_counted() -> None:
     assert set(losses.PORT_REASONS) & set(losses.FLOW_REASONS) == {"not_a_ping"}
+
+
+async def test_lines_that_the_log_had_no_room_for_are_counted_by_event() -> None:
+    fleet = new_fleet(FakeStore())
+    async with trio.open_nursery() as nursery:
+        edge = Scraped(fleet, nursery)
+        edge.figures.log_lines_suppressed["rtsp_refused"] = 3
+        assert await edge.samples("moonhost_log_lines_suppressed") == {("rtsp_refused",): 3.0}
