@@ -317,6 +317,7 @@ class AgentConfig(_Section):
     """One agent: beside one or more hosts, dialling home to one edge."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "console"] = "auto"
     edge: EdgeConfig
     agent: IdentityConfig
     # Before `hosts`: an agent with neighbours needs none.

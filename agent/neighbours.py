@@ -28,8 +28,12 @@ class Neighbours:
     """The machines that this agent may wake, by name."""
 
     def __init__(self, neighbours: Iterable[NeighbourConfig]) -> None:
-        self._neighbours = {neighbour.name: neighbour for neighbour in neighbours}
+        self.apply(neighbours)
         self._woken_at: dict[str, float] = {}
+
+    def apply(self, neighbours: Iterable[NeighbourConfig]) -> None:
+        """Know these from now on, and no others."""
+        self._neighbours = {neighbour.name: neighbour for neighbour in neighbours}
 
     async def wake(self, name: str) -> None:
         """Send a neighbour's magic packet; nothing if that has just been done.

@@ -71,7 +71,7 @@ class NvmlReader:
         try:
             self._library.nvmlShutdown()
         except self._library.NVMLError as error:
-            self._log.debug("nvml_not_shut_down", detail=_described(error))
+            self._log.debug("nvml_not_shut_down", why=_described(error))
 
     def _start(self) -> tuple[str, ...]:
         try:

@@ -67,7 +67,7 @@ class Sensor(Generic[T]):
 
     def _tell(self, faults: tuple[str, ...]) -> None:
         if faults and not self._failed:
-            self._log.warning("reading_failed", detail=printable(faults[0]), faults=len(faults))
+            self._log.warning("reading_failed", why=printable(faults[0]), faults=len(faults))
         elif self._failed and not faults:
             self._log.info("reading_works_again")
         self._failed = bool(faults)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import socket
-import ssl
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from typing import Annotated
-from urllib.parse import urlsplit
 
 import msgspec
 import msgspec.structs
@@ -17,13 +15,14 @@ import trio
 
 from agent.addresses import SourceAddresses
 from agent.budget import with_flows
-from agent.config import AgentConfig, EdgeConfig, HostConfig, token_of
+from agent.config import AgentConfig, HostConfig, token_of
 from agent.errors import HostApiError, NeighbourError
 from agent.flows import FlowRelay
 from agent.host_api import Confirmation
 from agent.host_kinds import pin_setting
 from agent.machine import Machine
 from agent.neighbours import Neighbours
+from agent.reloading import ReloadableParts, reloadable, tls_of
 from agent.streams import StreamRelay
 from agent.targets import target_of
 from agent.telemetry import Telemetry
@@ -37,20 +36,25 @@ from revdial.limits import DialerLimits
 from revdial.messages import Dial, Heartbeat, Hello, Json
 from revdial.observer import Counters
 from revdial.stream import WebSocketStream
-from settings import ConfigError, Problem
+from settings.reloading import Reloading
 
 max_confirm_timeout_s = 10.0
 
 
 async def run_agent(
-    config: AgentConfig, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    config: AgentConfig,
+    *,
+    follow: Callable[[Reloading[AgentConfig]], Awaitable[None]] | None = None,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve the edge until cancelled; `task_status` is told when the edge first welcomes us.
+
+    `follow` is run beside it, and may have another configuration take this one's place.
 
     Raises `ConfigError` where the token or the certificates that the configuration names cannot
     be used.
     """
-    token, tls = token_of(config.edge), _tls(config.edge)
+    token, tls = token_of(config.edge), tls_of(config.edge)
     addresses = SourceAddresses(
         max_origins=4 * (config.limits.max_streams + config.limits.max_flows)
     )
@@ -86,7 +90,12 @@ async def run_agent(
                 max_data_connections=config.limits.max_streams + config.limits.max_flows
             ),
         )
-        await dialer.run(task_status=task_status)
+        parts = ReloadableParts(dialer, agent.neighbours)
+        async with trio.open_nursery() as nursery:
+            if follow is not None:
+                reloading = Reloading(config, reloadable, parts.prepare, (ValueError,))
+                nursery.start_soon(follow, reloading)
+            await dialer.run(task_status=task_status)
 
 
 class _ConfirmPin(msgspec.Struct):
@@ -122,7 +131,7 @@ class Agent:
         self._flows = flows
         self._observer = observer or Counters()
         self._streams = StreamRelay(addresses, config.limits)
-        self._neighbours = Neighbours(config.neighbours)
+        self.neighbours = Neighbours(config.neighbours)
         self._software = _software()
         self._confirming: dict[tuple[str, str], trio.CancelScope] = {}
 
@@ -182,7 +191,7 @@ class Agent:
         except msgspec.ValidationError:
             raise RequestFailed("bad_request", "wake_host wants a neighbour's name") from None
         try:
-            await self._neighbours.wake(request.neighbour)
+            await self.neighbours.wake(request.neighbour)
         except NeighbourError as error:
             raise RequestFailed(error.reason, str(error)) from error
 
@@ -245,17 +254,6 @@ def _own_address(host: HostConfig) -> str:
                 "host_unreachable", f"there is no route to {host.name}: {error.strerror}"
             ) from error
         return str(probe.getsockname()[0])
-
-
-def _tls(edge: EdgeConfig) -> ssl.SSLContext | None:
-    if urlsplit(edge.url).scheme == "ws":
-        return None
-    try:
-        return ssl.create_default_context(cafile=edge.ca_file)
-    except OSError as error:
-        raise ConfigError(
-            edge.ca_file, (Problem("edge.ca_file", f"no certificates there: {error.strerror}"),)
-        ) from error
 
 
 def _software() -> str:

@@ -172,7 +172,7 @@ class _HostWatch:
         # Once, and not with each heartbeat until somebody repairs it.
         if self._api_answers:
             self._api_answers = False
-            self._log.warning("host_api_failed", reason=error.reason, detail=str(error))
+            self._log.warning("host_api_failed", reason=error.reason, why=str(error))
 
     async def _probe(self, ports: dict[str, bool], service: str, port: int) -> None:
         ports[service] = False

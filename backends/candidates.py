@@ -164,6 +164,12 @@ class Candidates:
         """Find a backend."""
         return self._backends.get(identifier)
 
+    def apply(self, limits: GpuLimits) -> None:
+        """Weigh all backends by other limits."""
+        self.limits = limits
+        for backend in tuple(self._backends.values()):
+            self.put(backend)
+
     def at(self, load: Load) -> Backend:
         """Give the backend that a pool names."""
         return self._backends[load.id]

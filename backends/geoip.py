@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -59,7 +59,10 @@ class GeoDatabase:
         max_database_bytes: int = max_database_bytes,
         read_timeout_s: float = read_timeout_s,
     ) -> None:
-        self._files = [_File(path, max_database_bytes, read_timeout_s) for path in paths]
+        self._max_database_bytes = max_database_bytes
+        self._read_timeout_s = read_timeout_s
+        self._files: list[_File] = []
+        self._files = self._of(paths)
         # Players come again, and reading a record takes longer than choosing a backend.
         self._known = functools.lru_cache(maxsize=max_known_addresses)(self._read)
         self._known_of = 0
@@ -85,9 +88,24 @@ class GeoDatabase:
 
     async def reload_if_changed(self) -> None:
         """Read, in a thread, what was replaced, overwritten or came to be; drop what is gone."""
-        async with trio.open_nursery() as nursery:
-            for file in self._files:
-                nursery.start_soon(file.reload_if_changed)
+        await _reload(self._files)
+
+    async def prepare(self, paths: Iterable[Path]) -> Callable[[], None]:
+        """Read files that may take the place of these ones; what is returned puts them there."""
+        files = self._of(paths)
+        await _reload(file for file in files if file not in self._files)
+        return lambda: self._use(files)
+
+    def _of(self, paths: Iterable[Path]) -> list[_File]:
+        known = {file.path: file for file in self._files}
+        return [
+            known.get(path) or _File(path, self._max_database_bytes, self._read_timeout_s)
+            for path in paths
+        ]
+
+    def _use(self, files: list[_File]) -> None:
+        self._files = files
+        self._known.cache_clear()
 
     async def watch(
         self, interval_s: float, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -104,9 +122,15 @@ class GeoDatabase:
         return tuple(file.status() for file in self._files)
 
 
+async def _reload(files: Iterable[_File]) -> None:
+    async with trio.open_nursery() as nursery:
+        for file in files:
+            nursery.start_soon(file.reload_if_changed)
+
+
 class _File:
     def __init__(self, path: Path, max_bytes: int, read_timeout_s: float) -> None:
-        self._path = path
+        self.path = path
         self._max_bytes = max_bytes
         self._read_timeout_s = read_timeout_s
         # A read that was given up (a dead network mount) may still hang: no second beside it.
@@ -149,7 +173,7 @@ class _File:
             with trio.fail_after(self._read_timeout_s):
                 copy = await trio.to_thread.run_sync(
                     read_copy,
-                    self._path,
+                    self.path,
                     self._seen,
                     self._max_bytes,
                     limiter=self._one_at_a_time,
@@ -176,7 +200,7 @@ class _File:
     def status(self) -> DatabaseStatus:
         copy = self._copy
         return DatabaseStatus(
-            path=self._path,
+            path=self.path,
             loaded=copy is not None,
             problem=self._problem,
             database_type=None if copy is None else copy.database_type,
@@ -193,7 +217,7 @@ class _File:
         self._problem = self._has_coordinates = None
         _log.info(
             "geo_database_loaded",
-            path=str(self._path),
+            path=str(self.path),
             database_type=copy.database_type,
             built_at=None if copy.built_at is None else copy.built_at.isoformat(),
         )
@@ -203,7 +227,7 @@ class _File:
             self._problem = str(error)
             _log.warning(
                 "geo_database_unusable",
-                path=str(self._path),
+                path=str(self.path),
                 reason=error.reason,
                 why=self._problem,
                 former_content_in_use=self._copy is not None,
@@ -215,6 +239,6 @@ class _File:
             self._has_coordinates = False
             _log.warning(
                 "geo_database_without_coordinates",
-                path=str(self._path),
+                path=str(self.path),
                 why="it told a country but no coordinates: distances need a city database",
             )

@@ -118,6 +118,14 @@ class Registry:
         self._transitions: list[Transition] = []
         self._candidates = Candidates(limits=self._rules.gpu)
 
+    def apply(self, rules: RegistryRules, regions: Mapping[str, Place]) -> None:
+        """Go by other rules and places from now on; who is in the table stays in it."""
+        self._rules, self._regions = rules, regions
+        self._candidates.apply(rules.gpu)
+        for agent in self._agents.values():
+            agent.place = self._place(agent.offer)
+            self._show(agent)
+
     def candidates(self, *, now: float) -> Candidates:
         """Give all backends as they are now; good until the next call of another method."""
         self.refresh(now=now)

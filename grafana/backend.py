@@ -177,11 +177,11 @@ _its_sessions: Final = Row(
     (
         Panel(
             "Sessions",
-            "Mode, codec, and what is sent to each client.",
+            "Mode, codec, audio, and what is sent to each client.",
             "bps",
             (
                 Query(
-                    "sum by (session, mode, codec) (moonhost_session_info{" + backend + "})",
+                    "sum by (session, mode, codec, audio) (moonhost_session_info{" + backend + "})",
                     "Session",
                 ),
                 Query(

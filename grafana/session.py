@@ -19,7 +19,7 @@ _stream: Final = Row(
     (
         Panel(
             "What it is",
-            "Backend, mode (width x height x frames a second) and video codec.",
+            "Backend, mode (width x height x frames a second), video codec and audio.",
             "none",
             (Query(f"moonhost_session_info{{{session}}}", "Session"),),
             "table",

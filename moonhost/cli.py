@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -25,15 +26,18 @@ from moonhost.cli_options import (
     default_proxy_config,
     existing,
     max_bitrate_kbps,
+    proxy_environment,
     proxy_settings,
 )
 from moonhost.errors import CommandFailed
 from moonlight.serverinfo import default_http_port
 from proxy import state_dir
+from proxy.config import ProxyConfig
 from proxy.edge import RunningEdge, run_edge
 from proxy.errors import EdgeError
 from proxy.stores import open_store
-from settings import ConfigError
+from settings import ConfigError, load_toml
+from settings.reloading import Reloading
 
 default_agent_config: Final = Path("/etc/moonhost/agent.toml")
 collector_thresholds: Final = (50_000, 20, 100)
@@ -76,14 +80,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
 async def proxy(*, config: ProxyConfigPath = default_proxy_config) -> None:
     """Run an edge: what clients and agents reach."""
     settings = proxy_settings(config)
-    logs.configure(settings.log_level)
-    async with trio.open_nursery() as nursery:
-        edge = await nursery.start(run_edge, settings)
-        _calm_collector()
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            if await anext(signals) == signal.SIGTERM:
-                await _drain(edge, settings.sessions.drain_timeout_s, signals)
-        edge.stop()
+    log = logs.configure(settings.log_level, settings.log_format)
+    start = partial(run_edge, settings, log_lines_suppressed=log.suppressed)
+    with trio.open_signal_receiver(signal.SIGHUP) as hangups:
+        async with trio.open_nursery() as nursery:
+            edge = await nursery.start(start)
+            _calm_collector()
+            async with trio.open_nursery() as beside:
+                beside.start_soon(log.tell_floods)
+                beside.start_soon(_follow_edge, edge, config, log, hangups)
+                with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                    if await anext(signals) == signal.SIGTERM:
+                        await _drain(edge, signals)
+                beside.cancel_scope.cancel()
+            edge.stop()
+
+
+async def _follow_edge(
+    edge: RunningEdge, path: Path, log: logs.Logs, hangups: AsyncIterator[int]
+) -> None:
+    async for _ in hangups:
+        await edge.reloading.reload(lambda: load_toml(path, ProxyConfig, proxy_environment))
+        log.apply(edge.reloading.config.log_level, edge.reloading.config.log_format)
 
 
 def _calm_collector() -> None:
@@ -97,11 +115,11 @@ def _calm_collector() -> None:
     gc.set_threshold(*collector_thresholds)
 
 
-async def _drain(edge: RunningEdge, timeout_s: float, signals: AsyncIterator[int]) -> None:
+async def _drain(edge: RunningEdge, signals: AsyncIterator[int]) -> None:
     """Wait until nobody plays; another signal ends the wait."""
 
     async def drain() -> None:
-        await edge.drain(timeout_s)
+        await edge.drain(edge.reloading.config.sessions.drain_timeout_s)
         nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
@@ -118,13 +136,20 @@ async def agent(
     ] = default_agent_config,
 ) -> None:
     """Run an agent beside one or more hosts: it dials home to the edge."""
-    from agent.config import load
+    from agent.config import AgentConfig, load
     from agent.service import run_agent
 
     settings = load(existing(config, "agent.example.toml"))
-    logs.configure(settings.log_level)
+    log = logs.configure(settings.log_level, settings.log_format)
     _calm_collector()
-    await _until_signal(lambda: run_agent(settings))
+
+    async def follow(reloading: Reloading[AgentConfig]) -> None:
+        async for _ in hangups:
+            await reloading.reload(lambda: load(config))
+            log.apply(reloading.config.log_level, reloading.config.log_format)
+
+    with trio.open_signal_receiver(signal.SIGHUP) as hangups:
+        await _until_signal(lambda: run_agent(settings, follow=follow))
 
 
 @token_app.command(name="agent")

@@ -25,6 +25,7 @@ from cryptography.x509.oid import NameOID
 from moonlight.errors import Malformed, TooLarge
 
 ClientId = NewType("ClientId", str)
+_shown_characters: Final = 12
 """Lower-case hex SHA-256 of a client certificate's DER."""
 
 max_certificate_bytes: Final = 8192
@@ -40,6 +41,11 @@ _pem_end: Final = b"-----END CERTIFICATE-----"
 _bit_string: Final = 0x03
 _sequence: Final = 0x30
 _explicit_version: Final = 0xA0
+
+
+def short_id(client: str) -> str:
+    """Return the beginning of a client's id, which is all of it that logs and lists show."""
+    return client[:_shown_characters]
 
 
 def client_id(der: bytes) -> ClientId:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import math
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -93,6 +93,7 @@ class ClientFlow:
         own_port: see `proxy.flow_table.Claimant`.
         sealer: encrypts what goes to the client; may be set, or replaced, at any time.
         trail: notes what is heard of the client, by which it is known again elsewhere.
+        names: what the log knows the session by, besides its id.
 
     """
 
@@ -113,7 +114,9 @@ class ClientFlow:
         own_port: int | None = None,
         sealer: VideoSealer | None = None,
         trail: PingTrail | ControlTrail | None = None,
+        names: Mapping[str, str] | None = None,
     ) -> None:
+        self.names = {"session": session, **(names or {}), "flow": str(kind)}
         self.session = session
         self.kind = kind
         self.sealer = sealer
@@ -192,20 +195,16 @@ class ClientFlow:
         except OSError as error:
             self.bound_to = before
             self.dropped[FlowDrop.CANNOT_BIND] += 1
-            _log.warning(
-                "flow_cannot_be_bound", session=self.session, flow=self.kind, why=error.strerror
-            )
+            _log.warning("flow_not_bound", **self.names, why=error.strerror)
             return
         self._local = arrival.local
         if old is not None:
             _count_socket(self.dropped, old)
             old.close()
-        _log.info(
-            "flow_bound" if before is None else "flow_moved",
-            session=self.session,
-            flow=str(self.kind),
-            client=str(arrival.client),
-        )
+        if before is None:
+            _log.info("flow_bound", **self.names, client_address=str(arrival.client))
+        else:
+            _log.info("flow_moved", **self.names, client_address=str(arrival.client))
         self._bound.set()
         self._on_bound(arrival.client)
 
@@ -261,13 +260,7 @@ class ClientFlow:
                 self._socket.close()
 
     def _refused(self, error: DialRefused) -> FlowEnd:
-        _log.warning(
-            "flow_refused",
-            session=self.session,
-            flow=str(self.kind),
-            reason=error.reason,
-            why=str(error),
-        )
+        _log.warning("flow_refused", **self.names, reason=error.reason, why=str(error))
         return FlowEnd.REFUSED
 
     async def _dial(self) -> DatagramChannel:

@@ -225,6 +225,7 @@ class ProxyConfig(_Section):
     hostname: Hostname
     state_dir: Path = Path("/var/lib/moonhost")
     log_level: str = "info"
+    log_format: Literal["auto", "json", "console"] = "auto"
     listen: Listen = Listen()
     agents: Agents = Agents()
     admin: Admin = Admin()

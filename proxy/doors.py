@@ -73,8 +73,10 @@ class Doors:
         max_connections_per_address: int,
         proxies: TrustedProxies | None = None,
     ) -> None:
-        self._max_connections = max_connections
-        self._max_per_address = max_connections_per_address
+        self.apply(
+            max_connections=max_connections,
+            max_connections_per_address=max_connections_per_address,
+        )
         self._proxies = proxies or TrustedProxies()
         self._open: Counter[str] = Counter()
         self._nameless = 0
@@ -82,6 +84,11 @@ class Doors:
         self.refused: Counter[str] = Counter()
         self.failed = 0
         """Connections whose handler broke: each is a bug, and in the log."""
+
+    def apply(self, *, max_connections: int, max_connections_per_address: int) -> None:
+        """Set other bounds; connections that there are stay."""
+        self._max_connections = max_connections
+        self._max_per_address = max_connections_per_address
 
     @property
     def open_connections(self) -> int:

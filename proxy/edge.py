@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,7 +33,7 @@ from proxy.admin.gate import BearerGate
 from proxy.admin.resources import resources
 from proxy.admin.sockets import ImpatientConfig
 from proxy.assets import Assets
-from proxy.certificates import valid_until
+from proxy.certificates import Certificates, of_agents_port
 from proxy.client_flow import ClientFlow, FlowEnd
 from proxy.config import ProxyConfig
 from proxy.control_proof import ControlTrail
@@ -52,6 +53,7 @@ from proxy.nvhttp import NvHttp
 from proxy.pairing_desk import PairingDesk
 from proxy.play import Play
 from proxy.readiness import why_not_ready
+from proxy.reloading import ReloadableParts, reloadable
 from proxy.rtsp import RtspProxy
 from proxy.session_keeper import SessionKeeper
 from proxy.sessions import FlowTerms, Session, SessionId, SessionState, VideoEncryptor
@@ -67,6 +69,7 @@ from revdial.limits import ListenerLimits
 from revdial.listener import TunnelListener
 from revdial.observer import Counters
 from revdial.proxies import TrustedProxies
+from settings.reloading import Reloading
 
 _log = structlog.get_logger()
 
@@ -85,6 +88,7 @@ class RunningEdge:
     desk: PairingDesk
     store: Store
     upkeep: Upkeep
+    reloading: Reloading[ProxyConfig]
     open_connections: Callable[[], int]
     """How many TCP connections of clients are served now."""
     stop: Callable[[], None]
@@ -101,9 +105,12 @@ class RunningEdge:
 async def run_edge(
     config: ProxyConfig,
     *,
+    log_lines_suppressed: Counter[str] | None = None,
     task_status: trio.TaskStatus[RunningEdge] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run an edge until it is stopped or cancelled; everything it opened is closed then.
+
+    `log_lines_suppressed` is what its process counts of them, for the metrics.
 
     Raises:
         StartFailed: a port, a file or the store cannot be had; says which and what to do.
@@ -117,8 +124,9 @@ async def run_edge(
             store = measured(unmeasured, store_figures)
             identity = await _edge_identity(store)
             async with flat_nursery() as nursery:
-                edge = await _Edge(config, store, store_figures, identity, nursery).start(stopped)
-                task_status.started(edge)
+                suppressed = Counter() if log_lines_suppressed is None else log_lines_suppressed
+                parts = _Edge(config, store, store_figures, identity, nursery, suppressed)
+                task_status.started(await parts.start(stopped))
             _log.info("edge_stopped")
     except StoreError as error:
         raise StartFailed(error.reason, str(error)) from error
@@ -146,6 +154,7 @@ class _Edge:
         store_figures: StoreFigures,
         identity: Identity,
         nursery: trio.Nursery,
+        log_lines_suppressed: Counter[str],
     ) -> None:
         self._config = config
         self._store = store
@@ -216,7 +225,10 @@ class _Edge:
             max_connections_per_address=config.limits.max_connections_per_address,
             proxies=TrustedProxies(config.listen.proxy_protocol_from),
         )
-        self._certificates: dict[str, float] = {}
+        self._certificates = Certificates()
+        self._reloading = Reloading(
+            config, reloadable, self._parts().prepare, (StartFailed, OSError)
+        )
         self._figures = EdgeFigures(
             play=self._play.outcomes,
             pairings=self._desk.ended,
@@ -224,10 +236,27 @@ class _Edge:
             rtsp_malformed=self._rtsp.malformed,
             http_refused=self._web.refused,
             store=store_figures,
-            certificates=self._certificates,
+            certificates=self._certificates.valid_until,
+            reloads=self._reloading.figures,
+            log_lines_suppressed=log_lines_suppressed,
             why_not_ready=lambda: why_not_ready(
                 accepting=self._play.accepting, store_up=store_figures.up
             ),
+        )
+
+    def _parts(self) -> ReloadableParts:
+        return ReloadableParts(
+            certificates=self._certificates,
+            geo=self._geo,
+            fleet=self._fleet,
+            keeper=self._keeper,
+            play=self._play,
+            upkeep=self._upkeep,
+            nvhttp=self._nvhttp,
+            desk=self._desk,
+            web=self._web,
+            rtsp=self._rtsp,
+            doors=self._doors,
         )
 
     async def start(self, stopped: trio.Event) -> RunningEdge:
@@ -263,6 +292,7 @@ class _Edge:
             desk=self._desk,
             store=self._store,
             upkeep=self._upkeep,
+            reloading=self._reloading,
             open_connections=lambda: self._doors.open_connections,
             stop=self._nursery.cancel_scope.cancel,
             stopped=stopped,
@@ -270,11 +300,7 @@ class _Edge:
 
     async def _open_agents_port(self) -> None:
         agents = self._config.agents
-        context = state_dir.agents_context(
-            self._config.state_dir, self._config.hostname, agents.certificate, agents.private_key
-        )
-        chain = agents.certificate or self._config.state_dir / state_dir.agents_certificate
-        self._certificates["agents"] = valid_until(chain.read_bytes())
+        context = self._certificates.open("agents", of_agents_port, self._config)
         listener = TunnelListener(
             authenticate=self._fleet.authenticate,
             on_agent=self._fleet.serve_agent,
@@ -333,7 +359,7 @@ class _Edge:
             figures=self._figures,
         )
         endpoints = resources(
-            config=self._config,
+            config=lambda: self._reloading.config,
             store=self._store,
             fleet=self._fleet,
             desk=self._desk,
@@ -341,6 +367,7 @@ class _Edge:
             play=self._play,
             media=self._media,
             nvhttp=self._nvhttp,
+            access=self._nvhttp.access,
             metrics=registry(collector),
             store_up=lambda: self._figures.store.up,
             why_not_ready=self._figures.why_not_ready,
@@ -371,6 +398,7 @@ class _Edge:
                     self._keeper.note_control_client, session.id, client.stored
                 )
 
+        sessions = self._reloading.config.sessions
         last_seen_at = None
         if kind is Flow.CONTROL and session.control_client is not None:
             last_seen_at = Endpoint.from_stored(session.control_client)
@@ -383,14 +411,15 @@ class _Edge:
                 client_address=session.client_address,
                 translation=_translation(terms, alone=own_port is not None),
                 open_channel=open_channel,
-                silence_timeout_s=self._config.sessions.client_silence_timeout_s,
-                tunnel_grace_s=self._config.sessions.tunnel_grace_s,
+                silence_timeout_s=sessions.client_silence_timeout_s,
+                tunnel_grace_s=sessions.tunnel_grace_s,
                 last_seen_at=last_seen_at,
                 on_bound=note_client,
                 kbps=session.kbps if kind is Flow.VIDEO else None,
                 own_port=own_port,
                 sealer=self._sealer(session) if kind is Flow.VIDEO else None,
                 trail=ControlTrail(session.key.rikey) if kind is Flow.CONTROL else None,
+                names=session.names,
             )
         )
 
@@ -410,7 +439,9 @@ class _Edge:
         return session.sealer
 
     def _on_flow_end(self, session: SessionId, kind: Flow, end: FlowEnd) -> None:
-        _log.info("flow_ended", session=session, flow=str(kind), why=str(end))
+        known = self._keeper.table.get(session)
+        names = {"session": session} if known is None else known.names
+        _log.info("flow_ended", **names, flow=str(kind), reason=str(end))
         self._figures.flow_ends[kind, end] += 1
         if kind is Flow.CONTROL:
             self._nursery.start_soon(self._keeper.pause, session, str(end))

@@ -13,6 +13,7 @@ from proxy.measured_store import StoreFigures
 from proxy.outcomes import PlayOutcomes
 from proxy.rtsp import RtspOutcome
 from proxy.tallies import Histogram
+from settings.reloading import ReloadFigures
 
 
 def _nothing() -> None:
@@ -34,5 +35,8 @@ class EdgeFigures:
     loop_lag: Histogram = field(default_factory=lambda: Histogram(lag_bounds_s))
     certificates: Mapping[str, float] = field(default_factory=dict)
     """By name, until when each one is valid, in seconds since 1970."""
+    reloads: ReloadFigures = field(default_factory=ReloadFigures)
+    log_lines_suppressed: Counter[str] = field(default_factory=Counter)
+    """Lines that strangers brought about and that the log had no room for, by event."""
     why_not_ready: Callable[[], str | None] = _nothing
     """What ``/readyz`` tells."""

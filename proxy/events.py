@@ -82,9 +82,10 @@ class Events:
         self._noted = trio.Event()
 
     def note(self, kind: EventKind, subject: str, **details: str) -> None:
-        """Keep and log an event; it may hold no secret."""
+        """Keep and log an event of a backend or an agent; it may hold no secret."""
         self.keep(kind, subject, **details)
-        _log.info(str(kind), subject=subject, **details)
+        named = {"backend" if "/" in subject else "agent": subject}
+        _log.info(str(kind), **named, **details)
 
     def keep(self, kind: EventKind, subject: str, **details: str) -> None:
         """Keep an event that is logged elsewhere."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -16,17 +16,18 @@ from backends.apps import AppOffer
 from backends.candidates import Candidates
 from backends.catalogue import AppCatalogue, titles_of
 from backends.errors import InvalidOffer, NoBackend
-from backends.geography import ClientPlace
+from backends.geography import ClientPlace, Place
 from backends.model import Backend, BackendId, agent_of
 from backends.offerings import AgentOffering, GpuMemory, HostOffering, HostStatus
 from backends.policies import ByDistance, Policy
 from backends.records import DrainRecord
-from backends.registry import ConnectionId, Registry
+from backends.registry import ConnectionId, Registry, RegistryRules
 from backends.selection import Decision, Explanation, LaunchIntent, explain, select
 from backends.slots import Reservation
 from backends.store import Store
 from backends.telling_apart import Telling
 from backends.tokens import token_hash
+from moonlight.identity import short_id
 from proxy.access import Access, everything
 from proxy.backend_figures import BackendFigures, failure_of
 from proxy.errors import EdgeError, HostUnavailable
@@ -114,6 +115,19 @@ class Fleet:
         self._catalogue: _Catalogue | None = None
         self._allowed_catalogues: dict[Access, tuple[AppCatalogue, AppCatalogue]] = {}
         self._arrival = trio.Event()
+
+    def apply(
+        self,
+        rules: RegistryRules,
+        regions: Mapping[str, Place],
+        *,
+        policy: Policy,
+        locate: Callable[[str], ClientPlace],
+    ) -> None:
+        """Choose by other rules from now on; sessions stay where they are."""
+        self._registry.apply(rules, regions)
+        self._policy, self.locate = policy, locate
+        self._note_transitions()
 
     async def authenticate(self, token: str) -> str | None:
         """Return whose token this is, or None: for `revdial.listener.TunnelListener`."""
@@ -290,9 +304,8 @@ class Fleet:
             reservation = self._registry.reserve(decision.backend.id)
         except NoBackend as error:
             self.refusals[error.reason] += 1
-            self.events.keep(
-                EventKind.LAUNCH_WITHOUT_BACKEND, intent.client[:12], reason=error.reason
-            )
+            client = short_id(intent.client)
+            self.events.keep(EventKind.LAUNCH_WITHOUT_BACKEND, client, reason=error.reason)
             raise
         self.decisions[decision.reason] += 1
         return decision, reservation

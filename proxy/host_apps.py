@@ -12,7 +12,7 @@ from backends.errors import StoreError
 from backends.model import BackendId
 from moonlight.errors import ProtocolError
 from moonlight.http import Query
-from moonlight.identity import ClientId
+from moonlight.identity import ClientId, short_id
 from moonlight.launch import RtspUrl, session_url
 from moonlight.serverinfo import ServerInfo
 from moonlight.xml import Answer
@@ -66,7 +66,7 @@ class HostApps:
         failure = await self._cancel(client, backend, session, edge_query, undo_timeout_s)
         if not isinstance(failure, HostUnavailable | StoreError):
             self.forgive(client, backend)
-            _log.info("app_ended_at_its_host_at_last", session=session, backend=backend)
+            _log.info("app_ended_at_its_host_at_last", **_names(session, client, backend))
 
     async def start(self, client: ClientId, backend: BackendId, request: HostRequest) -> RtspUrl:
         """Launch or resume at a host, pairing anew if it has forgotten the client.
@@ -84,7 +84,7 @@ class HostApps:
             # Set up anew; whom to trust there is up to its agent, as it was the first time.
             forgotten = True
         if forgotten:
-            _log.info("host_forgot_client", client=client[:12], backend=backend)
+            _log.info("host_forgot_client", client=short_id(client), backend=backend)
             await self._pairing.forget(client, backend)
             answer = await self._ask(client, backend, request)
         try:
@@ -103,8 +103,7 @@ class HostApps:
             self.owe(client, backend, session)
             _log.warning(
                 "app_not_ended_at_its_host",
-                session=session,
-                backend=backend,
+                **_names(session, client, backend),
                 reason=failure.reason,
                 why=str(failure),
             )
@@ -116,7 +115,7 @@ class HostApps:
             with trio.fail_after(ask_timeout_s):
                 info = ServerInfo.parse(await self._ask(client, backend, request))
         except (EdgeError, StoreError, ProtocolError, trio.TooSlowError) as error:
-            _log.info("host_not_asked", session=session, backend=backend, why=str(error))
+            _log.info("host_not_asked", **_names(session, client, backend), why=str(error))
             return False
         # Who is not paired is told of nothing that runs.
         return info.paired and not info.busy and info.current_game == 0
@@ -130,7 +129,7 @@ class HostApps:
         if failure is not None:
             self.owe(client, backend, session)
             # What went wrong before is told by who called.
-            _log.info("launch_not_undone", session=session, backend=backend, why=str(failure))
+            _log.info("launch_not_undone", **_names(session, client, backend), why=str(failure))
 
     async def _cancel(
         self,
@@ -153,3 +152,8 @@ class HostApps:
     async def _ask(self, client: ClientId, backend: BackendId, request: HostRequest) -> Answer:
         context = await self._pairing.context_for(client, backend)
         return await ask_xml(self._fleet, backend, request, context)
+
+
+def _names(session: SessionId, client: ClientId, backend: BackendId) -> dict[str, str]:
+    """Return what the log knows a session by that may be none any more."""
+    return {"session": session, "client": short_id(client), "backend": backend}

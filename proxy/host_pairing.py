@@ -22,7 +22,7 @@ from backends.records import IdentityRecord, PairingRecord
 from backends.store import Store
 from moonlight.errors import ProtocolError
 from moonlight.http import Query
-from moonlight.identity import ClientId, Identity, PeerCertificate
+from moonlight.identity import ClientId, Identity, PeerCertificate, short_id
 from moonlight.pairing import PairingClient
 from moonlight.tls import client_context
 from proxy.errors import HostRefused, HostUnavailable
@@ -133,11 +133,16 @@ class HostPairing:
                     raise HostRefused(
                         502, "host_refused_pairing", f"{backend} refused the pairing: {error}"
                     ) from error
-                _log.info("host_pairing_retried", backend=backend, why=str(error))
+                _log.info(
+                    "host_pairing_retried",
+                    client=short_id(client),
+                    backend=backend,
+                    why=str(error),
+                )
             else:
                 record = PairingRecord(client, backend, certificate.der, datetime.now(UTC))
                 await self._store.put_pairing(record)
-                _log.info("client_paired_with_host", client=client[:12], backend=backend)
+                _log.info("client_paired_with_host", client=short_id(client), backend=backend)
                 return record
         raise AssertionError("the last attempt returns or raises")
 

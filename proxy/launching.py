@@ -17,7 +17,7 @@ from backends.errors import NoBackend
 from backends.model import Backend, BackendId
 from backends.selection import Decision, LaunchIntent, Refusal
 from backends.slots import Reservation
-from moonlight.identity import ClientId
+from moonlight.identity import ClientId, short_id
 from moonlight.launch import LaunchRequest, RtspUrl
 from proxy.config import ProxyConfig
 from proxy.errors import EdgeError, HostRefused, Refused
@@ -52,10 +52,14 @@ class Launcher:
     def __init__(
         self, config: ProxyConfig, fleet: Fleet, host_apps: HostApps, apart: KeepingApart
     ) -> None:
-        self._config = config.sessions
+        self.apply(config)
         self._fleet = fleet
         self._apart = apart
         self._host_apps = host_apps
+
+    def apply(self, config: ProxyConfig) -> None:
+        """Go by what another configuration says of times."""
+        self._config = config.sessions
 
     async def launch(
         self, client: ClientId, intent: LaunchIntent, request: LaunchRequest, give_up_at: float
@@ -155,17 +159,19 @@ def failure_kind(error: EdgeError) -> LaunchFailure:
 
 def _log_failover(client: ClientId, failure: EdgeError) -> None:
     """Tell of a failure that the player does not see; one that they do is told with the refusal."""
-    _log.warning("launch_fails_over", client=client[:12], reason=failure.reason, why=str(failure))
+    _log.warning(
+        "launch_failed_over", client=short_id(client), reason=failure.reason, why=str(failure)
+    )
 
 
 def _log_choice(client: ClientId, decision: Decision) -> None:
     known = decision.distance_km < float("inf")
     _log.info(
         "backend_chosen",
-        client=client[:12],
+        client=short_id(client),
         backend=decision.backend.id,
-        reason=str(decision.reason),
         region=decision.backend.region,
+        reason=str(decision.reason),
         located_by=str(decision.place.located_by),
         distance_km=round(decision.distance_km) if known else None,
         passed_over=list(decision.passed_over),

@@ -116,7 +116,7 @@ class LostSessions:
         try:
             lost = await self._play.end_if_gone(session.id)
         except Refused as error:  # its client is being served: at a later look, then
-            _log.info("session_not_asked_about", session=session.id, why=str(error))
+            _log.info("session_not_asked_about", **session.names, why=str(error))
             return
         if lost:
             self._fleet.events.keep(EventKind.SESSION_LOST, session.backend, session=session.id)

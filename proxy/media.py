@@ -184,7 +184,7 @@ class Media:
             except Exception:
                 # Whatever it was, the other sessions of this edge have nothing to do with it.
                 self.failures += 1
-                _log.exception("flow_failed", session=flow.session, flow=str(flow.kind))
+                _log.exception("flow_failed", **flow.names)
                 end = FlowEnd.FAILED
             if self._running.get((flow.session, flow.kind)) is running:
                 self._stop(flow.session, flow.kind)

@@ -41,6 +41,7 @@ from proxy.wake_plan import WakeOutcome
 from proxy.waker import Waker
 from revdial.observer import Counters, Loss, Refusal
 from revdial.proxy_protocol import HeaderFault
+from settings.reloading import ReloadOutcome
 
 _max_malformed = 64
 """Kinds of rubbish that are told apart."""
@@ -94,6 +95,24 @@ def _of_process(parts: EdgeParts) -> Iterator[Metric]:
         "Until when a certificate that the edge shows is valid.",
         ("certificate",),
         [((name,), until) for name, until in sorted(figures.certificates.items())],
+    )
+    yield counter(
+        "configuration_reloads",
+        "How often the configuration was read again, by what came of it.",
+        ("outcome",),
+        by_reason(figures.reloads.outcomes, ReloadOutcome),
+    )
+    yield gauge(
+        "configuration_last_reload_successful",
+        "0 if the configuration was unusable when it was last read again.",
+        (),
+        unlabelled(float(figures.reloads.last_successful)),
+    )
+    yield counter(
+        "log_lines_suppressed",
+        "Lines left out of the log since strangers brought about too many, by event.",
+        ("event",),
+        by_reason(figures.log_lines_suppressed),
     )
     yield gauge(
         "store_up", "1 if the store's last operation succeeded.", (), unlabelled(figures.store.up)

@@ -22,7 +22,7 @@ from proxy.session_figures import (
     jitter_s,
     read_session,
 )
-from proxy.sessions import SessionTable
+from proxy.sessions import Session, SessionTable
 from revdial.backlog import Drop
 from revdial.messages import FlowReport
 
@@ -34,6 +34,7 @@ max_series_per_session: Final = (
 """One for what it is, so many for each flow, two for each side of control, and every reason."""
 
 _labels: Final = ("session", "backend")
+_layouts: Final = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 _flow_labels: Final = (*_labels, "flow")
 
 
@@ -54,12 +55,21 @@ def of_sessions(
     yield info(
         "session",
         "Always 1; the labels tell what a session is.",
-        (*_labels, "mode", "codec"),
-        [(*one.labels, one.session.mode, one.session.codec or "unknown") for one in shown],
+        (*_labels, "mode", "codec", "audio"),
+        [
+            (*one.labels, one.session.mode, one.session.codec or "unknown", _audio(one.session))
+            for one in shown
+        ],
     )
     yield from _of_traffic(shown)
     yield from _of_losses(shown)
     yield from _of_delays(shown)
+
+
+def _audio(session: Session) -> str:
+    """Name the loudspeakers that a client has audio for."""
+    channels = session.audio_channels
+    return "unknown" if channels is None else _layouts.get(channels, f"{channels} channels")
 
 
 def _of_traffic(shown: list[SessionReading]) -> Iterator[Metric]:

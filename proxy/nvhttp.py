@@ -15,7 +15,7 @@ from backends.store import Store
 from moonlight.applist import App, applist
 from moonlight.errors import ProtocolError, printable
 from moonlight.http import HttpRequest, Query
-from moonlight.identity import ClientId, client_id
+from moonlight.identity import ClientId, client_id, short_id
 from moonlight.pairing import PairingOutcome, Phase, pair_accepted, pair_refused, phase_of
 from moonlight.serverinfo import (
     DisplayMode,
@@ -104,7 +104,8 @@ class NvHttp:
     ) -> None:
         self._config = config
         self._wake_mac = wake_mac
-        self._access = config.access_rules()
+        self.access = config.access_rules()
+        """What each user may use: the same object, whatever its rules become."""
         self._unique_id = unique_id
         self._store = store
         self._fleet = fleet
@@ -123,6 +124,11 @@ class NvHttp:
             "/cancel": self._cancel,
         }
 
+    def apply(self, config: ProxyConfig) -> None:
+        """Go by another configuration; what runs already is not taken from anybody."""
+        self._config = config
+        self.access.become(config.access_rules())
+
     async def answer(self, request: HttpRequest, caller: Caller) -> Reply:
         """Answer one request; whatever goes wrong is logged once and answered."""
         try:
@@ -133,7 +139,7 @@ class NvHttp:
                 "request_refused",
                 path=printable(request.path),
                 client_address=caller.address,
-                client=_short_id(caller),
+                client=_client_of(caller),
                 status=error.status,
                 reason=error.reason,
                 why=str(error if cause is None else cause),
@@ -144,6 +150,7 @@ class NvHttp:
                 "request_refused",
                 path=printable(request.path),
                 client_address=caller.address,
+                client=_client_of(caller),
                 reason=error.reason,
                 why=str(error),
             )
@@ -229,8 +236,10 @@ class NvHttp:
         user = attempt.user or (None if known is None else known.user)
         name = (None if known is None else known.name) or attempt.device
         await self._store.put_client(ClientRecord(identifier, name, der, datetime.now(UTC), user))
-        self._fleet.events.keep(EventKind.CLIENT_PAIRED, identifier[:12], device=attempt.device)
-        _log.info("client_paired", client=identifier[:12], request=attempt.id)
+        self._fleet.events.keep(
+            EventKind.CLIENT_PAIRED, short_id(identifier), device=attempt.device
+        )
+        _log.info("client_paired", client=short_id(identifier), request=attempt.id)
 
     def _serverinfo(self, caller: Caller, client: ClientId | None) -> Reply:
         current = 0 if client is None else self._keeper.table.current_app(client)
@@ -268,18 +277,18 @@ class NvHttp:
         if (launched := self._keeper.table.of_client(client)) is not None:
             await self._keeper.end(launched, "client_unpaired")
         if forgotten:
-            self._fleet.events.keep(EventKind.CLIENT_UNPAIRED, client[:12])
-            _log.info("client_unpaired", client=client[:12])
+            self._fleet.events.keep(EventKind.CLIENT_UNPAIRED, short_id(client))
+            _log.info("client_unpaired", client=short_id(client))
         return forgotten
 
     async def _applist(self, caller: Caller, client: ClientRecord, query: Query) -> Reply:
-        catalogue = await self._fleet.catalogue(self._access.of(client.user))
+        catalogue = await self._fleet.catalogue(self.access.of(client.user))
         apps = [App(app.title, app.id, app.hdr) for app in catalogue.apps]
         return Reply(applist(apps).encode())
 
     async def _appasset(self, caller: Caller, client: ClientRecord, query: Query) -> Reply:
         number = query.get("appid") or ""
-        catalogue = await self._fleet.catalogue(self._access.of(client.user))
+        catalogue = await self._fleet.catalogue(self.access.of(client.user))
         app = catalogue.by_id(int(number)) if number.isdecimal() and len(number) < 11 else None
         picture = None if app is None else await self._assets.picture(ClientId(client.id), app)
         if picture is None:
@@ -288,7 +297,7 @@ class NvHttp:
 
     async def _launch(self, caller: Caller, client: ClientRecord, query: Query) -> Reply:
         answer = await self._play.launch(
-            ClientId(client.id), caller.address, query, self._access.of(client.user)
+            ClientId(client.id), caller.address, query, self.access.of(client.user)
         )
         return Reply(answer.encode())
 
@@ -309,5 +318,5 @@ def _nothing_there(path: str) -> Reply:
     return Reply(Answer.error(not_found, "There is nothing here.", path).encode(), not_found)
 
 
-def _short_id(caller: Caller) -> str | None:
-    return None if caller.certificate is None else client_id(caller.certificate)[:12]
+def _client_of(caller: Caller) -> str | None:
+    return None if caller.certificate is None else short_id(client_id(caller.certificate))

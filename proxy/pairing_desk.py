@@ -72,14 +72,24 @@ class PairingDesk:
         events: Events | None = None,
     ) -> None:
         self._identity = identity
-        self._max_pending = max_pending
-        self._max_pending_per_address = max_pending_per_address
-        self._pin_timeout_s = pin_timeout_s
+        self.apply(
+            max_pending=max_pending,
+            max_pending_per_address=max_pending_per_address,
+            pin_timeout_s=pin_timeout_s,
+        )
         self._events = events or Events()
         self._pending: dict[AttemptId, Attempt] = {}
         self._past_pin: dict[tuple[str, str], Attempt] = {}
         self.ended: Counter[str] = Counter()
         """Pairings that are over, by one of `proxy.outcomes.PAIRING_ENDS`."""
+
+    def apply(
+        self, *, max_pending: int, max_pending_per_address: int, pin_timeout_s: float
+    ) -> None:
+        """Set other limits, for attempts that begin from now on."""
+        self._max_pending = max_pending
+        self._max_pending_per_address = max_pending_per_address
+        self._pin_timeout_s = pin_timeout_s
 
     def pending(self) -> list[Attempt]:
         """Return the attempts that wait for their PIN, oldest first."""
@@ -228,6 +238,8 @@ class PairingDesk:
         if self._past_pin.get(attempt.key) is attempt:
             del self._past_pin[attempt.key]
         self._events.keep(
-            EventKind.PAIRING_ENDED, attempt.id, address=attempt.address, how=str(how)
+            EventKind.PAIRING_ENDED, attempt.id, address=attempt.address, outcome=str(how)
         )
-        _log.info("pairing_ended", request=attempt.id, client_address=attempt.address, how=str(how))
+        _log.info(
+            "pairing_ended", request=attempt.id, client_address=attempt.address, outcome=str(how)
+        )

@@ -13,7 +13,7 @@ from backends.catalogue import CatalogueApp
 from backends.selection import LaunchIntent
 from moonlight.errors import Malformed
 from moonlight.http import Query
-from moonlight.identity import ClientId
+from moonlight.identity import ClientId, short_id
 from moonlight.launch import (
     LaunchRequest,
     RtspUrl,
@@ -83,6 +83,11 @@ class Play:
         self.accepting = True
         """False once the edge drains: no new launches, sessions go on."""
         self.outcomes = PlayOutcomes()
+
+    def apply(self, config: ProxyConfig) -> None:
+        """Go by another configuration, for requests that come from now on."""
+        self._config = config
+        self._launcher.apply(config)
 
     async def launch(
         self, client: ClientId, address: str, query: Query, access: Access = everything
@@ -335,7 +340,7 @@ class Play:
                 503, "no_rtsp_port", "Too many people begin to play from your network at once."
             ) from error
         if old and not ports.own_udp:
-            _log.warning("no_own_udp_ports_left", client=client[:12], client_address=address)
+            _log.warning("no_own_udp_ports_left", client=short_id(client), client_address=address)
         return ports
 
     async def _is_lost(self, session: Session) -> bool:

@@ -94,8 +94,7 @@ class RtspProxy:
         self._udp_ports = udp_ports
         self._start_flow = start_flow
         self._note_rate = note_rate
-        self._launch_window_s = launch_window_s
-        self._encrypt_video: EncryptVideo = encrypt_video
+        self.apply(launch_window_s, encrypt_video)
         self._seal_video = seal_video
         self.refused: Counter[str] = Counter()
         """Messages that were not taken for any session's, by reason."""
@@ -103,6 +102,11 @@ class RtspProxy:
         """What came to the ports of RTSP and is none, or came too slowly, by reason."""
         self.messages: Counter[tuple[str, RtspOutcome]] = Counter()
         """Messages that were a session's, by method (see `METHODS`) and outcome."""
+
+    def apply(self, launch_window_s: float, encrypt_video: EncryptVideo) -> None:
+        """Go by other settings, for handshakes that begin from now on."""
+        self._launch_window_s = launch_window_s
+        self._encrypt_video: EncryptVideo = encrypt_video
 
     async def serve(self, stream: trio.abc.HalfCloseableStream, address: str, port: int) -> None:
         """Answer the one message of a connection from `address` to our `port`."""
@@ -159,7 +163,7 @@ class RtspProxy:
             answer = await self._exchange(exchange, parse_request(opened.plain))
         except ProtocolError as error:
             self.malformed[error.reason] += 1
-            _log.info("rtsp_refused", session=opened.session.id, reason=error.reason)
+            _log.info("rtsp_refused", **opened.session.names, reason=error.reason)
             answer = RtspResponse(400, "Bad Request")
         return exchange.seal("host", answer.encode())
 
@@ -189,7 +193,7 @@ class RtspProxy:
         except EdgeError as error:
             _log.warning(
                 "rtsp_failed",
-                session=session.id,
+                **session.names,
                 method=request.method,
                 reason=error.reason,
                 why=str(error),
@@ -243,7 +247,7 @@ class RtspProxy:
         if answer.status != ok:
             _log.warning(
                 "rtsp_refused_by_host",
-                session=session.id,
+                **session.names,
                 method=request.method,
                 status=answer.status,
             )
@@ -265,9 +269,10 @@ class RtspProxy:
             settings = StreamSettings.parse(body)
         except ProtocolError as error:
             # The host has accepted it, so it is none of our business.
-            _log.info("announcement_not_understood", session=session.id, reason=error.reason)
+            _log.info("announcement_not_understood", **session.names, reason=error.reason)
             return
         session.kbps, session.codec = settings.bitrate_kbps, settings.codec.name
+        session.audio_channels = settings.audio_channels
         self._note_rate(session)
 
     async def _offer_encryption(self, session: Session, answer: RtspResponse) -> RtspResponse:
@@ -284,7 +289,7 @@ class RtspProxy:
         if session.video.by is VideoEncryptor.EDGE:
             self._seal_video(session)
         elif before.by is VideoEncryptor.OFFERED:
-            _log.warning("video_not_encrypted", session=session.id, why="the client cannot")
+            _log.warning("video_not_encrypted", **session.names, why="the client cannot")
 
     async def _set_up(self, session: Session, flow: Flow, answer: RtspResponse) -> RtspResponse:
         try:

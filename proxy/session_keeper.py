@@ -14,6 +14,7 @@ from backends.records import StickyRecord
 from backends.store import Store
 from moonlight.errors import ProtocolError, printable
 from moonlight.flows import Flow
+from moonlight.identity import short_id
 from moonlight.launch import RtspUrl
 from proxy.config import ProxyConfig
 from proxy.events import EventKind
@@ -65,13 +66,17 @@ class SessionKeeper:
         self._fleet = fleet
         self._events = fleet.events
         self._flows = flows
-        self._sticky_ttl = timedelta(seconds=config.selection.sticky_ttl_s)
-        self._launch_window_s = config.sessions.launch_window_s
+        self.apply(config)
         self._fewer = trio.Event()
         self._undeleted: set[SessionId] = set()
         listen = config.listen
         self.table = SessionTable(PortRules(listen.rtsp_port_range, listen.own_udp_port_range))
         self.apart = KeepingApart(fleet, self.table)
+
+    def apply(self, config: ProxyConfig) -> None:
+        """Go by what another configuration says of times."""
+        self._sticky_ttl = timedelta(seconds=config.selection.sticky_ttl_s)
+        self._launch_window_s = config.sessions.launch_window_s
 
     async def begin(self, session: Session) -> None:
         """Take up a session that its host has launched.
@@ -95,17 +100,15 @@ class SessionKeeper:
         self._events.keep(
             EventKind.SESSION_STARTED,
             session.id,
-            client=session.client[:12],
+            client=short_id(session.client),
             backend=session.backend,
             app=printable(session.app_title),
             mode=session.mode,
         )
         _log.info(
             "session_launched",
-            session=session.id,
-            client=session.client[:12],
+            **session.names,
             client_address=session.client_address,
-            backend=session.backend,
             app=session.app_title,
             mode=session.mode,
             rtsp_port=session.rtsp_port,
@@ -119,7 +122,7 @@ class SessionKeeper:
         self._flows.stop(session.id)
         session.flows.clear()
         session.control_client = None
-        session.kbps = session.codec = None
+        session.kbps = session.codec = session.audio_channels = None
         session.video = replace(session.video, by=VideoEncryptor.NOBODY)
         session.sealer = None
         session.host_rtsp = host_rtsp
@@ -127,7 +130,8 @@ class SessionKeeper:
         self._note_state(session)
         _log.info(
             "session_resumed",
-            session=session.id,
+            **session.names,
+            client_address=address,
             rtsp_port=session.rtsp_port,
             **_encryption(session),
         )
@@ -144,8 +148,8 @@ class SessionKeeper:
             self.table.move(session, SessionState.PAUSED, trio.current_time())
             self.apart.over(session.backend, session.id)
             self._note_fewer()
-            self._note_state(session, why=why)
-            _log.info("session_paused", session=session.id, why=why)
+            self._note_state(session, reason=why)
+            _log.info("session_paused", **session.names, reason=why)
             await self._write(session)
 
     async def pause_abandoned(self) -> None:
@@ -163,13 +167,13 @@ class SessionKeeper:
         self._fleet.release(session.reservation)
         self.apart.over(session.backend, session.id)
         self._note_fewer()
-        self._events.keep(EventKind.SESSION_ENDED, session.id, backend=session.backend, why=why)
-        _log.info("session_ended", session=session.id, backend=session.backend, why=why)
+        self._events.keep(EventKind.SESSION_ENDED, session.id, backend=session.backend, reason=why)
+        _log.info("session_ended", **session.names, reason=why)
         self._undeleted.add(session.id)
         try:
             await self._delete(session.id)
         except StoreError as error:
-            _log.error("session_not_deleted_from_the_store", session=session.id, why=str(error))
+            _log.error("session_not_deleted_from_the_store", **session.names, why=str(error))
 
     async def delete_ended(self) -> None:
         """Delete from the store what could not be deleted when it ended.
@@ -190,7 +194,7 @@ class SessionKeeper:
         try:
             await self._store.delete_sticky(session.client, session.backend)
         except StoreError as error:
-            _log.error("sticky_entry_not_deleted", session=session.id, why=str(error))
+            _log.error("sticky_entry_not_deleted", **session.names, why=str(error))
 
     async def note_flow(self, session: Session, kind: Flow, terms: FlowTerms) -> None:
         """Keep what the RTSP handshake settled for a flow."""
@@ -222,7 +226,7 @@ class SessionKeeper:
         self.table.move(session, SessionState.STREAMING, trio.current_time())
         self.apart.over(session.backend, session.id)
         self._note_state(session)
-        _log.info("session_streaming", session=session.id, backend=session.backend)
+        _log.info("session_streaming", **session.names)
         await self._write(session)
 
     async def wait_until_quiet(self) -> None:
@@ -236,9 +240,14 @@ class SessionKeeper:
         records = await self._store.list_sessions()
         newest = {record.client_id: record for record in records}
         for record in records:
+            names = {
+                "session": record.id,
+                "client": short_id(record.client_id),
+                "backend": record.backend_id,
+            }
             if newest[record.client_id] is not record:
                 await self._store.delete_session(record.id)
-                _log.warning("session_in_the_store_had_ended", session=record.id)
+                _log.warning("session_in_the_store_had_ended", **names)
                 continue
             reservation = self._fleet.restore(record.backend_id)
             try:
@@ -247,9 +256,9 @@ class SessionKeeper:
             except (ValueError, ProtocolError):
                 self._fleet.release(reservation)
                 await self._store.delete_session(record.id)
-                _log.warning("session_in_the_store_is_of_another_version", session=record.id)
+                _log.warning("session_in_the_store_is_of_another_version", **names)
             else:
-                _log.info("session_restored", session=session.id, backend=session.backend)
+                _log.info("session_restored", **session.names)
 
     def _note_state(self, session: Session, **details: str) -> None:
         self._events.keep(EventKind.SESSION_STATE, session.id, state=str(session.state), **details)
@@ -264,7 +273,7 @@ class SessionKeeper:
         try:
             await self._store.update_session(to_record(session))
         except StoreError as error:
-            _log.error("session_not_written_to_the_store", session=session.id, why=str(error))
+            _log.error("session_not_written_to_the_store", **session.names, why=str(error))
 
 
 def _encryption(session: Session) -> dict[str, bool]:

@@ -30,6 +30,8 @@ class _Details(msgspec.Struct, frozen=True):
     flows: dict[str, tuple[int, str | int, str | int | None]]
     control_client: tuple[str, int] | None = None
     kbps: int | None = None
+    codec: str | None = None
+    audio_channels: int | None = None
     own_udp_ports: dict[str, int] = {}
     video: VideoEncryption = VideoEncryption()
     rtsp_encrypted: bool = False
@@ -59,6 +61,8 @@ def to_record(session: Session) -> SessionRecord:
         },
         control_client=session.control_client,
         kbps=session.kbps,
+        codec=session.codec,
+        audio_channels=session.audio_channels,
         own_udp_ports={str(flow): port for flow, port in session.own_udp_ports.items()},
         video=session.video,
         rtsp_encrypted=session.rtsp_encrypted,
@@ -104,6 +108,8 @@ def from_record(record: SessionRecord, reservation: Reservation, *, now: float) 
         flows={Flow(name): FlowTerms(*terms) for name, terms in details.flows.items()},
         control_client=details.control_client,
         kbps=details.kbps,
+        codec=details.codec,
+        audio_channels=details.audio_channels,
         own_udp_ports={Flow(name): port for name, port in details.own_udp_ports.items()},
         video=details.video,
         rtsp_encrypted=details.rtsp_encrypted,

@@ -13,7 +13,7 @@ from typing import Final, NewType
 from backends.model import BackendId
 from backends.slots import Reservation
 from moonlight.flows import Flow
-from moonlight.identity import ClientId
+from moonlight.identity import ClientId, short_id
 from moonlight.launch import RtspUrl
 from moonlight.video_encryption import VideoSealer
 from proxy.port_pool import PortPool
@@ -112,8 +112,10 @@ class Session:
     flows: dict[Flow, FlowTerms] = field(default_factory=dict)
     kbps: int | None = None
     """The bitrate that the client asked for, once it has said so."""
-    codec: str | None = field(default=None, compare=False)
-    """The video codec that the client chose, a name of `moonlight.announce.Codec`; not kept."""
+    codec: str | None = None
+    """The video codec that the client chose, a name of `moonlight.announce.Codec`."""
+    audio_channels: int | None = None
+    """How many channels of audio the client chose."""
     own_udp_ports: dict[Flow, int] = field(default_factory=dict)
     """UDP ports that no other session has; empty: it shares those of all."""
     video: VideoEncryption = VideoEncryption()
@@ -130,6 +132,11 @@ class Session:
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     updated_at: datetime = _NEVER
     """Of its last record: each is later than the one before, whatever the clock does."""
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What the log knows it by."""
+        return {"session": self.id, "client": short_id(self.client), "backend": self.backend}
 
     def take_key(self, key: StreamKey, *, corever: int, rtsp_encrypted: bool) -> None:
         """Enter what a resume said; numbers begin anew, the client's own only under a new key."""
@@ -235,7 +242,7 @@ class SessionTable:
     def add(self, session: Session) -> None:
         """Take up a session, new or restored; the caller has ended the client's former one."""
         if session.client in self._by_client:
-            raise ValueError(f"client {session.client[:12]} has a session already")
+            raise ValueError(f"client {short_id(session.client)} has a session already")
         self._by_id[session.id] = session
         self._by_client[session.client] = session.id
         self._hold_ports(session)

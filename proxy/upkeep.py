@@ -9,6 +9,7 @@ import structlog
 import trio
 
 from backends.errors import StoreError
+from moonlight.identity import short_id
 from proxy.config import ProxyConfig
 from proxy.errors import Refused
 from proxy.events import EventKind
@@ -30,7 +31,7 @@ class Upkeep:
     def __init__(
         self, config: ProxyConfig, fleet: Fleet, keeper: SessionKeeper, play: Play, media: Media
     ) -> None:
-        self._absence_s = config.selection.absence_s
+        self.apply(config)
         self._fleet = fleet
         self._keeper = keeper
         self._play = play
@@ -38,6 +39,10 @@ class Upkeep:
         self.lost_sessions = LostSessions(fleet, keeper.table, play, media)
         self._heard: dict[SessionId, int] = {}
         self._began_at = 0.0
+
+    def apply(self, config: ProxyConfig) -> None:
+        """Go by what another configuration says of absence."""
+        self._absence_s = config.selection.absence_s
 
     async def run(self) -> None:
         """Make rounds until cancelled."""
@@ -111,7 +116,12 @@ class Upkeep:
             for session in self._keeper.table:
                 backend = session.backend
                 if self._fleet.is_connected(backend) and self._fleet.is_overdue(backend, now):
-                    self._fleet.events.note(EventKind.DRAIN_OVERDUE, backend, session=session.id)
+                    self._fleet.events.note(
+                        EventKind.DRAIN_OVERDUE,
+                        backend,
+                        session=session.id,
+                        client=short_id(session.client),
+                    )
                     nursery.start_soon(self._end_at_host, session.id)
 
     async def _end_at_host(self, session: SessionId) -> None:

@@ -18,6 +18,7 @@ import trio
 
 from backends.apps import normalise_title
 from backends.model import BackendId
+from moonlight.identity import short_id
 from moonlight.wake import woken_mac
 from proxy.config import ProxyConfig
 from proxy.errors import EdgeError, StartFailed
@@ -41,7 +42,6 @@ _log = structlog.get_logger()
 packet_pause_s: Final = 1.0
 """Magic packets that come so soon after one are the same wish, sent to other ports."""
 agent_timeout_s: Final = 10.0
-_shown_characters: Final = 12
 
 
 class Waker:
@@ -109,7 +109,7 @@ class Waker:
             _log.warning(
                 "wake_port_skipped",
                 port=number,
-                address=address,
+                local_address=address,
                 why=error.strerror,
                 remedy="the other ports do; list those that you want as wake.ports",
             )
@@ -162,7 +162,7 @@ class Waker:
 
     def _wake_up(self, rules: Iterable[WakeRule], by: str) -> bool:
         asleep = self._asleep(rules)
-        self._wake(asleep, "player", by[:_shown_characters])
+        self._wake(asleep, "player", short_id(by))
         now = trio.current_time()
         return any(self._history.is_waking(rule.backend, now) for rule in asleep)
 
@@ -230,12 +230,12 @@ class Waker:
             )
         log = _log.info if why is None else _log.warning
         log(
-            "wake",
+            "wake_settled",
             backends=list(action.backends),
             outcome=str(outcome),
             agent=action.agent,
             neighbour=action.neighbour,
             cause=cause,
-            by=by,
+            **({"client": by} if cause == "player" else {"client_address": by}),
             **({} if why is None else {"why": why}),
         )

@@ -37,10 +37,14 @@ class WebShell:
     ) -> None:
         self._nvhttp = nvhttp
         self._tls = tls
-        self._request_timeout_s = request_timeout_s
-        self._keep_alive_timeout_s = keep_alive_timeout_s
+        self.apply(request_timeout_s=request_timeout_s, keep_alive_timeout_s=keep_alive_timeout_s)
         self.refused: Counter[tuple[str, str]] = Counter()
         """What came to the ports of HTTP and is no request, by port and reason."""
+
+    def apply(self, *, request_timeout_s: float, keep_alive_timeout_s: float) -> None:
+        """Set other timeouts, for what clients send from now on."""
+        self._request_timeout_s = request_timeout_s
+        self._keep_alive_timeout_s = keep_alive_timeout_s
 
     async def serve_http(self, connection: Connection) -> None:
         """Serve a plain connection until it ends."""

@@ -211,7 +211,7 @@ class Answering:
                 DialFailed(asked_id, token(error.reason), printable(error.message, max_told_length))
             )
         except NotConnected as error:
-            log.warning("dial_back_failed", detail=error.message)
+            log.warning("dial_back_failed", why=error.message)
             await self._tell(DialFailed(asked_id, "dial_back_failed", error.message))
         except trio.TooSlowError:
             await self._tell(DialFailed(asked_id, "timeout", "the agent was too slow"))

@@ -35,6 +35,12 @@ class NotConnected(TunnelError):
         self.outcome = outcome
 
 
+def check_token(token: str) -> None:
+    """Raise ValueError for what can be no token."""
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError("the token must be one word of printable ASCII")
+
+
 class Connector:
     """Where the edge is and what to show it. Holds the token, so it has no telling repr."""
 
@@ -46,15 +52,17 @@ class Connector:
             raise ValueError("the edge's URL must look like wss://host or wss://host:port")
         if (parts.scheme == "wss") is (ssl_context is None):
             raise ValueError("wss:// needs a TLS context, and ws:// takes none")
-        if not token or not token.isascii() or not token.isprintable() or " " in token:
-            raise ValueError("the token must be one word of printable ASCII")
+        check_token(token)
         self.host = parts.hostname
         self.port = parts.port or (443 if parts.scheme == "wss" else 80)
         self._base = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
-        self._token = token
+        self.use(token, ssl_context)
         self._limits = limits
-        self._ssl_context = ssl_context
         self._library_log = library_log()
+
+    def use(self, token: str, ssl_context: ssl.SSLContext | None) -> None:
+        """Show this token, and verify the edge like this, from the next connection on."""
+        self._token, self._ssl_context = token, ssl_context
 
     @asynccontextmanager
     async def open(self, path: str) -> AsyncIterator[TunnelWebSocket]:

@@ -70,6 +70,16 @@ class TunnelDialer:
         )
         self._connected_at: float | None = None
         self._started: Callable[[], None] | None = None
+        self._again = trio.Event()
+
+    def use(self, token: str, ssl_context: ssl.SSLContext | None) -> None:
+        """Show this token, and verify the edge like this, from the next dial on.
+
+        That is now where the dialer waits to try again: what it was refused for may be put right.
+        """
+        self._connector.use(token, ssl_context)
+        self._again.set()
+        self._again = trio.Event()
 
     @property
     def connected(self) -> bool:
@@ -88,9 +98,10 @@ class TunnelDialer:
             # What keeps an agent away is worth a warning once, not at each of a thousand tries.
             again = detail == last and (lasted_s == 0 or outcome is Outcome.REPLACED)
             log = self._log.debug if again else self._log.warning
-            log("tunnel_not_connected", detail=detail, retry_in_s=round(delay_s, 1))
+            log("tunnel_not_connected", why=detail, retry_in_s=round(delay_s, 1))
             last = detail
-            await trio.sleep(delay_s)
+            with trio.move_on_after(delay_s):
+                await self._again.wait()
 
     async def _attempt(self) -> tuple[Outcome, str, float]:
         """Connect and serve once: how that ended, in words too, and how long it was connected."""

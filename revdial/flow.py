@@ -96,6 +96,8 @@ class DatagramChannel(trio.abc.AsyncResource):
             closed = self._websocket.closed_error()
             raise _gone(closed) from cause_of(closed)
         now_s = trio.current_time()
+        # Before what is too old makes room.
+        self._peak_age_s = max(self._peak_age_s, self._backlog.age_s(now_s))
         self._backlog.push(runs, now_s)
         if self._stuck.is_set():
             self._report()

@@ -147,7 +147,9 @@ class TunnelListener:
             )
             await self._serve_connection(visitor, transport, ssl_context)
         except Exception as error:
-            self._log.error("agent_connection_failed", error=where(error), address=visitor.address)
+            self._log.error(
+                "agent_connection_failed", error=where(error), agent_address=visitor.address
+            )
         finally:
             self._waiting.discard(visitor)
             if visitor.claim is not None:
@@ -293,7 +295,7 @@ class TunnelListener:
         log(
             "agent_connection_refused",
             reason=refusal.value,
-            address=visitor.address,
+            agent_address=visitor.address,
             agent=printable(visitor.agent_id),
         )
 
@@ -316,7 +318,12 @@ class TunnelListener:
         if older is not None:
             older.close(CloseCode.REPLACED, "replaced")
         log = self._log.bind(agent=printable(tunnel.agent_id), tunnel=tunnel.serial)
-        log.info("tunnel_up", address=visitor.address, hosts=len(hello.hosts))
+        log.info(
+            "tunnel_up",
+            region=printable(hello.region),
+            agent_address=visitor.address,
+            hosts=len(hello.hosts),
+        )
         self._observer.tunnel_up(tunnel.agent_id)
         try:
             await tunnel.run(self._on_agent)

@@ -181,7 +181,9 @@ async def _run(
             lifecycle=lifecycle,
             scope=scope,
         )
-        _log.info("host_started", name=config.name, address=config.address, http_port=ports.http)
+        _log.info(
+            "host_started", name=config.name, local_address=config.address, http_port=ports.http
+        )
         task_status.started(handle)
 
 

@@ -62,7 +62,7 @@ class Lifecycle:
         except OSError:
             self.sessions.end(session.id)
             raise
-        self._tell("launched", session)
+        _log.info("session_launched", **_names(session))
         return session
 
     def resume(self, session: Session, client_address: str, request: LaunchRequest) -> None:
@@ -70,13 +70,13 @@ class Lifecycle:
         self._media.stop(session.id)
         self._control.drop(session.id)
         self.sessions.resume(session, client_address, request)
-        self._tell("resumed", session)
+        _log.info("session_resumed", **_names(session))
 
     def play(self, session: Session) -> None:
         """The client's RTSP handshake is through."""
         session.state = SessionState.STREAMING
         self._media.start(session)
-        self._tell("playing", session)
+        _log.info("session_playing", **_names(session))
 
     def pause(self, session_id: SessionId) -> None:
         """The client has left; the app stays."""
@@ -85,7 +85,7 @@ class Lifecycle:
             self._media.stop(session_id)
             self._control.drop(session_id)
             session.state = SessionState.PAUSED
-            self._tell("paused", session)
+            _log.info("session_paused", **_names(session))
 
     def end(self, session_id: SessionId) -> bool:
         """The app has ended. False where there is no such session."""
@@ -94,9 +94,13 @@ class Lifecycle:
             return False
         self._control.terminate(session_id)
         self._media.close(session_id)
-        self._tell("ended", session)
+        _log.info("session_ended", **_names(session))
         return True
 
-    @staticmethod
-    def _tell(what: str, session: Session) -> None:
-        _log.info(what, session=session.id, client=session.client_address, app=session.app.title)
+
+def _names(session: Session) -> dict[str, object]:
+    return {
+        "session": session.id,
+        "client_address": session.client_address,
+        "app": session.app.title,
+    }

@@ -144,12 +144,12 @@ class PairingDesk:
         try:
             answer = attempt.server.handle(query)
         except ProtocolError as error:
-            _log.info("pairing_failed", reason=error.reason, client=peer.source)
+            _log.info("pairing_failed", reason=error.reason, client_address=peer.source)
             self._forget(attempt)
             return pair_refused(str(error))
         outcome = attempt.server.outcome
         if outcome is not None:
-            _log.info("pairing_ended", outcome=str(outcome), client=peer.source)
+            _log.info("pairing_ended", outcome=str(outcome), client_address=peer.source)
             self._forget(attempt)
         if outcome is PairingOutcome.PAIRED:
             self._state.add_client(attempt.server.client)
@@ -185,7 +185,7 @@ class PairingDesk:
         self._attempts[attempt.key] = attempt
         secret = secrets.token_hex(8).upper()
         self._pending[secret] = attempt
-        _log.info("pairing_waits_for_pin", client=attempt.key.source)
+        _log.info("pairing_waits_for_pin", client_address=attempt.key.source)
         try:
             await attempt.pin_known.wait()
         finally:

@@ -72,13 +72,13 @@ class RtspServer:
                 return self._answer_sealed(message, source)
             return self._answer_plain(message, source)
         except ProtocolError as error:
-            _log.info("rtsp_refused", reason=error.reason, client=source)
+            _log.info("rtsp_refused", reason=error.reason, client_address=source)
             return _BAD_REQUEST.encode()
 
     def _answer_plain(self, request: RtspRequest, source: str) -> bytes:
         session = self._session_of(request, source)
         if session is not None and session.sealing is not None:
-            _log.info("rtsp_refused", reason="rtsp_not_sealed", client=source)
+            _log.info("rtsp_refused", reason="rtsp_not_sealed", client_address=source)
             return session.sealing.seal(_BAD_REQUEST.encode())
         return self.answer(request, session).encode()
 
@@ -144,7 +144,7 @@ class RtspServer:
             settings = StreamSettings.parse(request.body)
             check_settings(settings)
         except (ProtocolError, ValueError) as error:
-            _log.info("announce_refused", session=session.id, error=str(error))
+            _log.info("announce_refused", session=session.id, why=str(error))
             return request.answer(status=400, reason="Bad Request")
         session.settings = settings
         return request.answer()

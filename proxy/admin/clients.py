@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from typing import Annotated, Final
 
 import msgspec
+import structlog
 from msgspec import UNSET, UnsetType
 
 from backends.model import is_valid_name
 from backends.records import ClientRecord
 from backends.store import Store
-from moonlight.identity import ClientId
+from moonlight.identity import ClientId, short_id
 from proxy.access import AccessRules
 from proxy.admin.endpoints import Asked, Endpoint, NoParameters
 from proxy.admin.paging import Page, PageQuery, page
@@ -21,6 +22,8 @@ from proxy.errors import Refused
 from proxy.events import EventKind, Events
 from proxy.nvhttp import NvHttp
 from proxy.sessions import SessionTable
+
+_log = structlog.get_logger()
 
 max_name_characters: Final = 64
 
@@ -123,7 +126,8 @@ class ClientsApi:
             await self._store.set_client_user(client.id, change.user)
         if change.name is not UNSET:
             await self._store.set_client_name(client.id, change.name)
-        self._events.note(EventKind.CLIENT_CHANGED, client.id[:12], **details)
+        self._events.keep(EventKind.CLIENT_CHANGED, short_id(client.id), **details)
+        _log.info("client_changed", client=short_id(client.id), **details)
 
     def _checked(self, change: _Change) -> dict[str, str]:
         details = {}

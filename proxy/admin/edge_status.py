@@ -63,7 +63,7 @@ class EdgeApi:
     """Answers for the edge itself.
 
     Args:
-        config: the edge's.
+        config: gives the edge's configuration that is in force.
         store: where it counts its clients.
         fleet: its backends.
         desk: the devices that wait.
@@ -78,7 +78,7 @@ class EdgeApi:
     def __init__(
         self,
         *,
-        config: ProxyConfig,
+        config: Callable[[], ProxyConfig],
         store: Store,
         fleet: Fleet,
         desk: PairingDesk,
@@ -99,10 +99,6 @@ class EdgeApi:
         self._metrics = metrics
         self._started_at = datetime.now(UTC)
         self._version = version()
-        self._regions = [
-            RegionItem(name, region.latitude, region.longitude)
-            for name, region in sorted(config.regions.items())
-        ]
 
     def endpoints(self) -> list[Endpoint]:
         """Return what is answered here."""
@@ -122,15 +118,19 @@ class EdgeApi:
     async def show_edge(self, asked: Asked[NoParameters, NoParameters, None]) -> EdgeStatus:
         """Tell what the edge is and how much it has; clients are null while the store is down."""
         clients = await self._count_clients()
+        config = self._config()
         return EdgeStatus(
-            name=self._config.name,
-            hostname=self._config.hostname,
+            name=config.name,
+            hostname=config.hostname,
             version=self._version,
             started_at=self._started_at,
             accepting=self._play.accepting,
             store_up=self._store_up(),
-            edge_region=self._config.geography.edge_region,
-            regions=self._regions,
+            edge_region=config.geography.edge_region,
+            regions=[
+                RegionItem(name, region.latitude, region.longitude)
+                for name, region in sorted(config.regions.items())
+            ],
             sessions=len(self._table),
             backends=len(self._fleet.backends()),
             agents=self._fleet.connected_agents,

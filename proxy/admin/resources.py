@@ -7,6 +7,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry
 
 from backends.store import Store
+from proxy.access import AccessRules
 from proxy.admin.backends import BackendsApi
 from proxy.admin.clients import ClientsApi
 from proxy.admin.drains import DrainsApi
@@ -27,7 +28,7 @@ from proxy.session_keeper import SessionKeeper
 
 def resources(
     *,
-    config: ProxyConfig,
+    config: Callable[[], ProxyConfig],
     store: Store,
     fleet: Fleet,
     desk: PairingDesk,
@@ -35,12 +36,12 @@ def resources(
     play: Play,
     media: Media,
     nvhttp: NvHttp,
+    access: AccessRules,
     metrics: CollectorRegistry,
     store_up: Callable[[], bool],
     why_not_ready: Callable[[], str | None],
 ) -> list[Endpoint]:
-    """Return what can be asked of these parts; see `EdgeApi` for the last three."""
-    access = config.access_rules()
+    """Return what can be asked of these parts; see `EdgeApi` for `config` and the last three."""
     groups = (
         EdgeApi(
             config=config,

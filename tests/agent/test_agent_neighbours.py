@@ -73,3 +73,10 @@ async def test_a_network_that_cannot_be_reached_is_told() -> None:
     with pytest.raises(NeighbourError, match="for pc cannot be sent to") as caught:
         await Neighbours([unreachable]).wake("pc")
     assert caught.value.reason == "wake_not_sent"
+
+
+async def test_other_neighbours_take_their_place() -> None:
+    known = Neighbours([neighbour(9)])
+    known.apply([])
+    with pytest.raises(NeighbourError, match="no such neighbour"):
+        await known.wake("pc")

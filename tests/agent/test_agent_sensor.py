@@ -55,8 +55,8 @@ async def test_failures_are_told_once_and_so_is_the_recovery() -> None:
         "reading_works_again",
         "reading_failed",
     ]
-    assert logs[0]["detail"] == "card0: no?answer"
-    assert "RuntimeError at" in logs[2]["detail"]
+    assert logs[0]["why"] == "card0: no?answer"
+    assert "RuntimeError at" in logs[2]["why"]
     assert "secret" not in str(logs)
 
 
@@ -90,7 +90,7 @@ async def test_a_reader_that_hangs_costs_one_deadline_and_one_thread(
         assert closed
     assert script.asked == 2
     assert [entry["event"] for entry in logs] == ["reading_failed", "reading_works_again"]
-    assert "0.5 s" in logs[0]["detail"]
+    assert "0.5 s" in logs[0]["why"]
 
 
 async def test_whoever_asks_may_give_up_and_the_next_one_waits_for_the_reader(

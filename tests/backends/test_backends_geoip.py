@@ -570,3 +570,30 @@ async def test_an_address_that_comes_again_is_not_read_again_until_a_file_change
     path.unlink()
     await database.reload_if_changed()
     assert database.look_up(V4) is None
+
+
+async def test_other_files_take_the_place_of_these_without_a_moment_between(
+    tmp_path: Path,
+) -> None:
+    kept = write(tmp_path / "kept", {V6_NET: FLAT}, ip_version=6)
+    database = await loaded(write(tmp_path / "old", {V4_NET: NESTED}), kept)
+    assert (database.look_up(V4), database.look_up(V6)) == (LONDON, TOKYO)
+    answered = database.status()[1].answered
+
+    use = await database.prepare([kept, write(tmp_path / "new", {V4_NET: FLAT})])
+    assert database.look_up(V4) == LONDON
+    use()
+
+    assert (database.look_up(V4), database.look_up(V6)) == (TOKYO, TOKYO)
+    assert [status.path.name for status in database.status()] == ["kept", "new"]
+    assert database.status()[0].answered > answered
+
+
+async def test_files_that_stay_are_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "kept", {V4_NET: NESTED})
+    database = await loaded(path)
+    monkeypatch.setattr(geoip, "read_copy", None)
+    (await database.prepare([path]))()
+    assert database.look_up(V4) == LONDON

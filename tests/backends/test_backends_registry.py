@@ -718,3 +718,22 @@ def test_sessions_that_a_report_ought_to_include_and_does_not_are_missing() -> N
     assert registry.missing_sessions(WOLF) == 2
     registry.heartbeat("alpha", connection, [replace(FINE, sessions=5)], now=4)
     assert registry.missing_sessions(WOLF) == 0
+
+
+def test_other_limits_and_places_hold_at_once_for_who_is_there() -> None:
+    registry = Registry()
+    connection = connected(registry)
+    nearly_full = HostStatus("wolf", gpu_memory=GpuMemory(7 * GIB, 8 * GIB))
+    registry.heartbeat("alpha", connection, [nearly_full], now=1)
+    assert registry.candidates(now=1).exclusion(WOLF) is None
+    before = registry.candidates(now=1).place("eu-central")
+
+    rules = RegistryRules(gpu=GpuLimits(crowded=0.5, full=0.8), absence_s=5)
+    registry.apply(rules, {"eu-central": Place(1, 2)})
+
+    candidates = registry.candidates(now=1)
+    assert candidates.exclusion(WOLF) is not None
+    assert (before, candidates.place("eu-central")) == (Place(50.1, 8.7), Place(1, 2))
+    registry.agent_gone("alpha", connection, now=10)
+    assert len(registry.candidates(now=15)) == 1
+    assert len(registry.candidates(now=16)) == 0

@@ -36,3 +36,9 @@ def test_everybody_else_is_who_has_no_rules_of_their_own() -> None:
     assert rules.of(None) == others
     assert rules.of("ben") == others
     assert rules.of("anna") == everything
+
+
+def test_rules_that_change_are_seen_by_all_who_have_them() -> None:
+    rules = AccessRules({"anna": everything})
+    rules.become(AccessRules({"ben": everything, everybody_else: nothing}))
+    assert (rules.of("anna"), rules.of("ben"), rules.of(None)) == (nothing, everything, nothing)

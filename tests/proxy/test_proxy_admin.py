@@ -101,7 +101,7 @@ class Edge:
         self.api = AdminApi(
             gate or BearerGate(TOKEN),
             resources(
-                config=config,
+                config=lambda: config,
                 store=store,
                 fleet=fleet,
                 desk=self.desk,
@@ -109,6 +109,7 @@ class Edge:
                 play=self.play,
                 media=self.media,
                 nvhttp=nvhttp,
+                access=nvhttp.access,
                 metrics=self.metrics,
                 store_up=lambda: self.store_up,
                 why_not_ready=lambda: why_not_ready(

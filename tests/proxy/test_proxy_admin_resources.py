@@ -208,7 +208,7 @@ async def test_a_change_that_makes_no_sense_changes_nothing(
 async def kinds(edge: Edge, subject: str) -> list[tuple[Any, ...]]:
     """What happened to something, the oldest first: the kind, and what it turned to."""
     return [
-        (event["kind"], *(event[name] for name in ("state", "how", "why") if name in event))
+        (event["kind"], *(event[name] for name in ("state", "outcome", "reason") if name in event))
         for event in reversed(await edge.items("events"))
         if event["subject"] == subject
     ]

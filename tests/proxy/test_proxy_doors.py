@@ -163,3 +163,19 @@ async def test_a_port_that_is_taken_is_named_with_what_to_do() -> None:
         assert caught.value.reason == "port_taken"
         for listener in await open_doors(["127.0.0.2"], port):  # the first one was closed again
             await listener.aclose()
+
+
+async def test_other_bounds_hold_for_who_comes_and_leave_who_is_there() -> None:
+    doors, visits = Doors(max_connections=9, max_connections_per_address=9), Visits()
+    async with open_at(doors, visits) as port:
+        first = await trio.open_tcp_stream(LOOPBACK, port)
+        await visits.number(1)
+        doors.apply(max_connections=1, max_connections_per_address=9)
+        refused = await trio.open_tcp_stream(LOOPBACK, port)
+        assert await is_closed(refused)
+        assert doors.open_connections == 1
+        doors.apply(max_connections=2, max_connections_per_address=9)
+        second = await trio.open_tcp_stream(LOOPBACK, port)
+        await visits.number(2)
+        for stream in (first, refused, second):
+            await stream.aclose()

@@ -84,7 +84,7 @@ async def test_heartbeats_change_health_sessions_and_apps_and_only_changes_are_e
         assert fleet.last_heartbeat("agent-1") is heartbeat
     assert fleet.last_heartbeat("agent-1") is None
     (event,) = events
-    assert (event["event"], event["subject"], event["before"]) == (
+    assert (event["event"], event["backend"], event["before"]) == (
         "backend_state",
         BACKEND,
         "healthy",

@@ -61,6 +61,7 @@ COUNTED = {
     "proxy.sessions.SessionState": ("moonhost_sessions", "state"),
     "backends.model.Health": ("moonhost_backend_health", "health"),
     "backends.model.State": ("moonhost_backend_transitions", "reason"),
+    "settings.reloading.ReloadOutcome": ("moonhost_configuration_reloads", "outcome"),
     "moonlight.flows.Flow": ("moonhost_media_sent_bytes", "flow"),
 }
 # Counted where they happen, which is what other tests here show.
@@ -84,7 +85,7 @@ NO_LOSSES = {
 def enums() -> dict[str, type[StrEnum]]:
     """Every enumeration of words in what an edge is made of."""
     found = {}
-    for package in ("proxy", "revdial", "backends", "moonlight"):
+    for package in ("proxy", "revdial", "backends", "moonlight", "settings"):
         for path in (ROOT / package).glob("*.py"):
             for node in ast.parse(path.read_text()).body:
                 bases = [ast.unparse(base) for base in getattr(node, "bases", ())]
@@ -306,7 +307,22 @@ async def test_a_session_has_its_figures_and_those_of_its_own_agent(
         resent = await scraped.samples("moonhost_session_retransmissions")
         assert resent[BACKEND, "s1", "host"] == 2
         told = await scraped.samples("moonhost_session_info")
-        assert (BACKEND, "unknown", "1920x1080x60", "s1") in told
+        assert ("unknown", BACKEND, "unknown", "1920x1080x60", "s1") in told
+
+
+@pytest.mark.parametrize(
+    ("channels", "layout"), [(2, "stereo"), (6, "5.1"), (8, "7.1"), (3, "3 channels")]
+)
+async def test_a_sessions_codec_and_audio_are_told(
+    nursery: trio.Nursery, channels: int, layout: str
+) -> None:
+    scraped = Scraped(new_fleet(FakeStore()), nursery)
+    scraped.add_flows("s1")
+    (played,) = scraped.sessions
+    played.codec, played.audio_channels = "HEVC", channels
+    assert await scraped.samples("moonhost_session_info") == {
+        (layout, BACKEND, "HEVC", "1920x1080x60", "s1"): 1
+    }
 
 
 async def test_no_other_agent_has_a_say_in_a_session(nursery: trio.Nursery) -> None:
@@ -370,3 +386,11 @@ async def test_ready_is_what_readyz_says(nursery: trio.Nursery) -> None:
     assert await scraped.samples("moonhost_ready") == {(): 1.0}
     scraped.figures.why_not_ready = lambda: "store down"
     assert await scraped.samples("moonhost_ready") == {(): 0.0}
+
+
+async def test_lines_that_the_log_had_no_room_for_are_counted_by_event() -> None:
+    fleet = new_fleet(FakeStore())
+    async with trio.open_nursery() as nursery:
+        edge = Scraped(fleet, nursery)
+        edge.figures.log_lines_suppressed["rtsp_refused"] = 3
+        assert await edge.samples("moonhost_log_lines_suppressed") == {("rtsp_refused",): 3.0}

@@ -175,14 +175,22 @@ async def test_announce_in_three_segments_arrives_whole(stage: Stage) -> None:
     assert stage.heard[0].endswith(body)
 
 
-async def test_the_bitrate_is_noted_where_the_announcement_tells_one(stage: Stage) -> None:
+async def test_what_a_client_asks_for_is_noted_where_the_announcement_tells_it(
+    stage: Stage,
+) -> None:
     settings = StreamSettings(
-        width=1920, height=1080, fps=60, packet_size=1024, bitrate_kbps=20_000
+        width=1920,
+        height=1080,
+        fps=60,
+        packet_size=1024,
+        bitrate_kbps=20_000,
+        audio_channels=6,
     )
     await stage.ask(message("ANNOUNCE", "streamid=control/13/0", body=b"a=nothing:1\r\n"))
     assert stage.rates == []
     await stage.ask(message("ANNOUNCE", "streamid=control/13/0", body=settings.encode()))
     assert (stage.rates, stage.session.kbps) == ([20_000], 20_000)
+    assert (stage.session.codec, stage.session.audio_channels) == ("H264", 6)
 
 
 async def test_describe_passes_whole_and_ends_with_the_connection(stage: Stage) -> None:

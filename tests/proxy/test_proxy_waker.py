@@ -135,7 +135,7 @@ async def test_a_magic_packet_has_the_neighbour_of_an_agent_woken() -> None:
     (event,) = [event for event in edge.fleet.events.newest() if event.kind == "wake"]
     assert event.subject == BACKEND
     assert event.details == {"outcome": "agent_sent", "cause": "magic_packet", "by": HOME}
-    assert [log["event"] for log in logs] == ["wake"]
+    assert [log["event"] for log in logs] == ["wake_settled"]
 
 
 @pytest.mark.parametrize("datagram", [b"", b"PING", PACKET[:-1], magic_packet(bytes(6))])

@@ -116,6 +116,8 @@ async def test_a_flow_that_was_slow_sends_only_what_is_fresh(
     assert sent == [[b"begun"], [b"fresh"]]
     assert counters.losses == {Loss.FLOW_STALE: 7}
     assert flow.dropped == {Drop.STALE: 7}
+    # What was dropped has waited, too.
+    assert flow.take_peak_age_s() == pytest.approx(0.06)
 
 
 async def test_a_flow_sends_at_once_what_its_peer_takes() -> None:

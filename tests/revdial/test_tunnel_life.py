@@ -158,7 +158,7 @@ async def test_a_replaced_agent_keeps_away_and_says_so_once() -> None:
                     assert await naps.receive() == 45
             nursery.cancel_scope.cancel()
     [event] = [e for e in events if e["event"] == "tunnel_not_connected"]
-    assert event["detail"] == "another agent with this id is connected"
+    assert event["why"] == "another agent with this id is connected"
 
 
 async def test_an_agent_comes_back_after_the_edge_restarts() -> None:
@@ -205,7 +205,7 @@ async def test_a_wrong_token_is_told_once_and_tried_slowly() -> None:
     assert set(delays) == {22.5}
     told = [e for e in events if e["event"] == "tunnel_not_connected"]
     assert [e["log_level"] for e in told] == ["warning", "debug", "debug"]
-    assert told[0]["detail"] == "the edge does not take this agent's token (401)"
+    assert told[0]["why"] == "the edge does not take this agent's token (401)"
     assert "not-a-token" not in repr(events)
 
 
@@ -229,7 +229,7 @@ async def test_a_certificate_that_does_not_verify_is_told_clearly() -> None:
                 await stop.wait()
             nursery.cancel_scope.cancel()
     [told] = [e for e in events if e["event"] == "tunnel_not_connected"]
-    assert str(told["detail"]).startswith("the edge's certificate does not verify: ")
+    assert str(told["why"]).startswith("the edge's certificate does not verify: ")
 
 
 async def test_nobody_there_is_told_without_a_traceback() -> None:
@@ -246,7 +246,7 @@ async def test_nobody_there_is_told_without_a_traceback() -> None:
             with trio.fail_after(5):
                 await stop.wait()
             nursery.cancel_scope.cancel()
-    assert str(events[0]["detail"]).startswith("cannot connect")
+    assert str(events[0]["why"]).startswith("cannot connect")
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ async def test_tls_begins_right_behind_the_header(header: bytes) -> None:
             assert (await answer_to(at, b"", "127.8.0.1")).startswith(b"HTTP/1.1 401 ")
             await until(lambda: at.counters.refusals == {Refusal.NO_TOKEN: 2})
     named = header is HEADER
-    assert (logged[0]["address"] == "192.0.2.1:56324") is named
+    assert (logged[0]["agent_address"] == "192.0.2.1:56324") is named
 
 
 async def test_a_tunnel_is_known_by_the_agents_address_and_not_the_balancers(

@@ -52,7 +52,7 @@ async def detail_of(
                 await backoff.tried.wait()
             nursery.cancel_scope.cancel()
     [event] = [e for e in events if e["event"] == "tunnel_not_connected"]
-    return str(event["detail"])
+    return str(event["why"])
 
 
 def saying(*messages: str | bytes) -> Callable[[ServerConnection], Awaitable[None]]:
@@ -117,7 +117,7 @@ async def test_a_server_without_tls_is_told() -> None:
             with trio.fail_after(5):
                 await backoff.tried.wait()
             nursery.cancel_scope.cancel()
-    assert events[0]["detail"] == "the connection broke during the TLS handshake"
+    assert events[0]["why"] == "the connection broke during the TLS handshake"
 
 
 async def test_a_dial_back_that_fails_is_told_to_the_edge() -> None:

@@ -391,7 +391,7 @@ async def test_no_secret_is_logged(
         await Control(client).await_event(Connected)
     host.end_session(host.sessions()[0].id)
     logged = "".join(capsys.readouterr())
-    assert "launched" in logged
+    assert "session_launched" in logged
     assert client.payload is not None
     for secret in (RIKEY.hex(), client.payload, str(client.connect_data), "1234"):
         assert secret not in logged
