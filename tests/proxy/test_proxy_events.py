@@ -91,6 +91,6 @@ def test_an_event_is_logged_once_at_most() -> None:
     with structlog.testing.capture_logs() as logs:
         events.note(EventKind.DRAIN_BEGAN, "a/b", why="x")
         events.keep(EventKind.DRAIN_ENDED, "a/b")
-    assert [(line["event"], line["subject"], line["why"]) for line in logs] == [
+    assert [(line["event"], line["backend"], line["why"]) for line in logs] == [
         ("drain_began", "a/b", "x")
     ]
