@@ -21,11 +21,13 @@ from backends.errors import StoreError
 from backends.model import BackendId
 from backends.records import (
     AgentRecord,
+    ApiTokenRecord,
     ClientRecord,
     DrainRecord,
     IdentityRecord,
     PairingRecord,
     SessionRecord,
+    SigningKeyRecord,
     StickyRecord,
 )
 from backends.redis_address import parse_redis_url
@@ -65,6 +67,17 @@ class _Session(msgspec.Struct, array_like=True, frozen=True):
     started_at: int
     updated_at: int
     sealed_details: bytes
+
+
+class _ApiToken(msgspec.Struct, array_like=True, frozen=True):
+    token_hash: bytes
+    scopes: tuple[str, ...]
+    created_at: int
+
+
+class _SigningKey(msgspec.Struct, array_like=True, frozen=True):
+    sealed_key: bytes
+    created_at: int
 
 
 class RedisStore:
@@ -306,6 +319,60 @@ class RedisStore:
         ]
         return tuple(sorted(found, key=lambda agent: agent.agent_id))
 
+    async def add_api_token(self, token: ApiTokenRecord) -> bool:
+        """See `Store`."""
+        return await self._changed(
+            scripts.add_api_token,
+            self._keys("api_tokens", "api_token_names"),
+            token.name,
+            _encode(_ApiToken(token.token_hash, token.scopes, _to_us(token.created_at))),
+            token.token_hash,
+        )
+
+    async def api_token_for_hash(self, token_hash: bytes) -> ApiTokenRecord | None:
+        """See `Store`."""
+        found = await self._server.run(
+            scripts.api_token_for_hash, self._keys("api_tokens", "api_token_names"), token_hash
+        )
+        return self._api_token(*found) if found else None
+
+    async def get_api_token(self, name: str) -> ApiTokenRecord | None:
+        """See `Store`."""
+        blob = await self._server.command(b"HGET", self._key("api_tokens"), name)
+        return None if blob is None else self._api_token(name, blob)
+
+    async def list_api_tokens(self) -> tuple[ApiTokenRecord, ...]:
+        """See `Store`."""
+        tokens, _ = await self._both("api_tokens", "api_token_names")
+        found = [self._api_token(name, blob) for name, blob in tokens.items()]
+        return tuple(sorted(found, key=lambda token: token.name))
+
+    async def delete_api_token(self, name: str) -> bool:
+        """See `Store`."""
+        keys = self._keys("api_tokens", "api_token_names")
+        return await self._changed(scripts.delete_api_token, keys, name)
+
+    async def add_signing_key(self, key: SigningKeyRecord, known: Iterable[str]) -> bool:
+        """See `Store`."""
+        sealed = self._vault.seal(key.private_key_pem, f"signing:{key.kid}")
+        return await self._changed(
+            scripts.add_signing_key,
+            self._keys("signing_keys"),
+            key.kid,
+            _encode(_SigningKey(sealed, _to_us(key.created_at))),
+            *known,
+        )
+
+    async def list_signing_keys(self) -> tuple[SigningKeyRecord, ...]:
+        """See `Store`."""
+        keys, _ = await self._both("signing_keys", "signing_keys")
+        found = [self._signing_key(self._text(kid), blob) for kid, blob in keys.items()]
+        return tuple(sorted(found, key=lambda key: (key.created_at, key.kid)))
+
+    async def delete_signing_key(self, kid: str) -> bool:
+        """See `Store`."""
+        return bool(await self._server.command(b"HDEL", self._key("signing_keys"), kid))
+
     async def put_drain(
         self, target: str, since: datetime, deadline: datetime | None = None
     ) -> None:
@@ -378,6 +445,20 @@ class RedisStore:
             self._time(kept.paired_at),
             None if user is None else self._text(user),
         )
+
+    def _api_token(self, name: str | bytes, blob: Reply) -> ApiTokenRecord:
+        kept = self._decoded(blob, _ApiToken)
+        return ApiTokenRecord(
+            name if isinstance(name, str) else self._text(name),
+            kept.token_hash,
+            kept.scopes,
+            self._time(kept.created_at),
+        )
+
+    def _signing_key(self, kid: str, blob: Reply) -> SigningKeyRecord:
+        kept = self._decoded(blob, _SigningKey)
+        private_key_pem = self._vault.open(kept.sealed_key, f"signing:{kid}")
+        return SigningKeyRecord(kid, private_key_pem, self._time(kept.created_at))
 
     def _session_blob(self, session: SessionRecord) -> bytes:
         return _encode(
