@@ -6,15 +6,12 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
 
-import hypercorn.config
-import hypercorn.trio
 import structlog
 import trio
-from starlette.applications import Starlette
 
 from backends.errors import StoreError
 from backends.geoip import GeoDatabase
@@ -28,8 +25,9 @@ from moonlight.tls import server_context
 from moonlight.video_encryption import VideoSealer
 from moonlight.wake import format_mac, own_mac
 from proxy import state_dir
+from proxy.admin import serving
 from proxy.admin.api import AdminApi
-from proxy.admin.gate import BearerGate
+from proxy.admin.authority import Authority
 from proxy.assets import Assets
 from proxy.certificates import valid_until
 from proxy.client_flow import ClientFlow, FlowEnd
@@ -69,7 +67,6 @@ from revdial.proxies import TrustedProxies
 _log = structlog.get_logger()
 
 min_waiting_agents: Final = 512
-admin_grace_s: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +210,13 @@ class _Edge:
             max_connections_per_address=config.limits.max_connections_per_address,
             proxies=TrustedProxies(config.listen.proxy_protocol_from),
         )
+        self._authority = Authority(
+            store,
+            issuer=config.hostname,
+            local_token=state_dir.local_token(config.state_dir, config.admin.token_file),
+            key_lifetime=timedelta(days=config.admin.key_lifetime_days),
+            dismiss=self._fleet.dismiss,
+        )
         self._certificates: dict[str, float] = {}
         self._figures = EdgeFigures(
             play=self._play.outcomes,
@@ -220,6 +224,8 @@ class _Edge:
             rtsp_messages=self._rtsp.messages,
             rtsp_malformed=self._rtsp.malformed,
             http_refused=self._web.refused,
+            admin_logins=self._authority.attempts,
+            admin_refused=self._authority.gate.refused,
             store=store_figures,
             certificates=self._certificates,
             is_ready=lambda: self._play.accepting,
@@ -328,7 +334,7 @@ class _Edge:
             figures=self._figures,
         )
         api = AdminApi(
-            gate=BearerGate(state_dir.load_or_create_admin_token(self._config.state_dir)),
+            gate=self._authority.gate,
             store=self._store,
             fleet=self._fleet,
             desk=self._desk,
@@ -338,8 +344,14 @@ class _Edge:
             nvhttp=self._nvhttp,
             access=self._config.access_rules(),
             metrics=registry(collector),
+            endpoints=self._authority.endpoints(),
         )
-        await self._nursery.start(_serve_admin, api.application(), self._config)
+        await self._authority.keys.load()
+        admin = self._config.admin
+        await self._nursery.start(serving.serve, api.application(), admin)
+        if admin.certificate is not None:
+            self._certificates["admin"] = valid_until(admin.certificate.read_bytes())
+        self._nursery.start_soon(self._authority.keys.watch)
 
     def _start_flow(self, session: Session, kind: Flow, terms: FlowTerms) -> None:
         async def open_channel() -> DatagramChannel:
@@ -414,27 +426,3 @@ def _translation(terms: FlowTerms, *, alone: bool) -> Translation:
         return PingTranslation(terms.edge_secret, host_payload, without_payload=alone)
     host_data = terms.host_secret if isinstance(terms.host_secret, int) else None
     return ConnectTranslation(terms.edge_secret, host_data, without_data=alone)
-
-
-async def _serve_admin(
-    application: Starlette,
-    config: ProxyConfig,
-    *,
-    task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    settings = hypercorn.config.Config()
-    address = config.admin.address
-    host = f"[{address}]" if ":" in address else address
-    settings.bind = [f"{host}:{config.admin.port}"]
-    settings.graceful_timeout = admin_grace_s
-    settings.shutdown_timeout = admin_grace_s
-    settings.errorlog = None
-    settings.include_server_header = False
-    try:
-        await hypercorn.trio.serve(application, settings, task_status=task_status)  # type: ignore[arg-type]
-    except OSError as error:
-        raise StartFailed(
-            "port_taken",
-            f"cannot listen on {settings.bind[0]} for the admin API: {error.strerror}. "
-            "Set another admin.port in the configuration.",
-        ) from error

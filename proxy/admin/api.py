@@ -5,6 +5,7 @@ It listens on loopback, off the data path, and every request under ``/api`` has 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -52,7 +53,7 @@ class _User(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AdminApi:
-    """Builds the ASGI application over the parts of a running edge."""
+    """Builds the ASGI application over the parts of a running edge, and `endpoints` besides."""
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class AdminApi:
         nvhttp: NvHttp,
         access: AccessRules,
         metrics: CollectorRegistry,
+        endpoints: Sequence[Endpoint] = (),
     ) -> None:
         self._gate = gate
         self._store = store
@@ -77,6 +79,7 @@ class AdminApi:
         self._media = media
         self._nvhttp = nvhttp
         self._metrics = metrics
+        self._more_endpoints = endpoints
         self._access = access
         self._backends = BackendsApi(store, fleet, keeper, access)
 
@@ -84,7 +87,11 @@ class AdminApi:
         """Return the application, for any ASGI server on trio."""
         routes = [
             Route(endpoint.path, self._guarded(endpoint), methods=[endpoint.method])
-            for endpoint in (*self._endpoints(), *self._backends.endpoints())
+            for endpoint in (
+                *self._endpoints(),
+                *self._backends.endpoints(),
+                *self._more_endpoints,
+            )
         ]
         routes += [
             Route("/healthz", self._healthz),
@@ -111,7 +118,9 @@ class AdminApi:
                 request.state.caller = await self._gate.admit(request, endpoint.scopes)
                 return await endpoint.handler(request)
             except Refused as error:
-                return problem(error.status, error.reason, str(error))
+                refusal = problem(error.status, error.reason, str(error))
+                refusal.headers.update(error.headers)
+                return refusal
             except ProtocolError as error:
                 return problem(400, error.reason, str(error))
             except (EdgeError, StoreError) as error:

@@ -10,6 +10,7 @@ import pytest
 import structlog.testing
 import trio
 import trio.testing
+from admin_access import LOCAL_TOKEN, authority_over, jwt_of
 from prometheus_client import CollectorRegistry
 from proxy_fakes import (
     BACKEND,
@@ -34,7 +35,7 @@ from moonlight.pairing import PairingClient
 from proxy.admin import api
 from proxy.admin import http as admin_http
 from proxy.admin.api import AdminApi
-from proxy.admin.gate import BearerGate
+from proxy.admin.authority import Authority
 from proxy.assets import Assets
 from proxy.config import ProxyConfig
 from proxy.doors import Doors
@@ -48,7 +49,6 @@ from proxy.pairing_desk import PairingDesk
 from proxy.waker import Waker
 from revdial.observer import Counters
 
-TOKEN = "the-admins-own-token"
 PHONE = client_id(identity("phone").certificate.der)
 TV = client_id(identity("tv").certificate.der)
 
@@ -56,7 +56,9 @@ TV = client_id(identity("tv").certificate.der)
 class Edge:
     """The parts of an edge that the admin API shows, and a client of that API."""
 
-    def __init__(self, store: FakeStore, fleet: Fleet, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, store: FakeStore, fleet: Fleet, nursery: trio.Nursery, authority: Authority
+    ) -> None:
         config = ProxyConfig(hostname="h")
         pairing = cast("HostPairing", NoTls())
         self.store = store
@@ -89,7 +91,7 @@ class Edge:
         )
         self.metrics: CollectorRegistry = registry(collector)
         self.application = AdminApi(
-            gate=BearerGate(TOKEN),
+            gate=authority.gate,
             store=store,
             fleet=fleet,
             desk=self.desk,
@@ -99,11 +101,13 @@ class Edge:
             nvhttp=nvhttp,
             access=config.access_rules(),
             metrics=self.metrics,
+            endpoints=authority.endpoints(),
         ).application()
 
     async def ask(
-        self, method: str, path: str, *, token: str | None = TOKEN, content: Any = None
+        self, method: str, path: str, *, token: str | None = "", content: Any = None
     ) -> httpx.Response:
+        token = jwt_of() if token == "" else token
         headers = {} if token is None else {b"Authorization": f"Bearer {token}".encode("latin-1")}
         transport = httpx.ASGITransport(self.application)
         async with httpx.AsyncClient(transport=transport, base_url="http://edge") as client:
@@ -126,7 +130,7 @@ async def edge(nursery: trio.Nursery) -> AsyncIterator[Edge]:
         store.know(der, client_id(der))
     fleet = new_fleet(store)
     async with serving(fleet, FakeTunnel(nursery, on_stream=host)):
-        yield Edge(store, fleet, nursery)
+        yield Edge(store, fleet, nursery, await authority_over(store))
 
 
 def problem(response: httpx.Response) -> str:
@@ -150,17 +154,18 @@ API = [
 
 
 @pytest.mark.parametrize(("method", "path"), API)
-@pytest.mark.parametrize("token", [None, "", "wrong", TOKEN + "x", TOKEN[:-1], "\xe9\xff"])
-async def test_without_the_token_there_is_nothing(
+@pytest.mark.parametrize("token", [None, "wrong", LOCAL_TOKEN, "a.b.c", "\xe9\xff"])
+async def test_without_a_jwt_there_is_nothing(
     edge: Edge, method: str, path: str, token: str | None
 ) -> None:
     response = await edge.ask(method, path, token=token)
     assert response.status_code == 401
-    assert problem(response) == "unauthorized"
-    assert TOKEN not in response.text
+    assert problem(response) == ("unauthorized" if token is None else "malformed_credentials")
+    assert response.headers["www-authenticate"].startswith("Bearer")
+    assert LOCAL_TOKEN not in response.text
 
 
-@pytest.mark.parametrize("header", ["", "Basic x", f"Basic {TOKEN}", TOKEN, "Bearer"])
+@pytest.mark.parametrize("header", ["", "Basic x", "Bearer", "Bearer ", "Bearer a b"])
 async def test_other_schemes_are_none(edge: Edge, header: str) -> None:
     transport = httpx.ASGITransport(edge.application)
     async with httpx.AsyncClient(transport=transport, base_url="http://edge") as client:
@@ -187,7 +192,7 @@ async def test_metrics_count_and_show_no_secret(edge: Edge) -> None:
     assert 'moonhost_kept_apart_total{reason="no_turn_at_host"} 2.0' in response.text
     assert f'moonhost_backend_health{{backend="{BACKEND}",health="healthy"}} 1.0' in response.text
     assert "unguessable" not in response.text
-    assert TOKEN not in response.text
+    assert LOCAL_TOKEN not in response.text
 
 
 async def test_backends_are_listed(edge: Edge) -> None:
@@ -352,7 +357,8 @@ def scope(attempt: str) -> dict[str, Any]:
         "raw_path": path.encode(),
         "root_path": "",
         "query_string": b"",
-        "headers": [(b"authorization", f"Bearer {TOKEN}".encode())],
+        "scheme": "http",
+        "headers": [(b"authorization", f"Bearer {jwt_of()}".encode())],
     }
 
 

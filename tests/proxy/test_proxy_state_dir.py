@@ -33,9 +33,9 @@ def test_a_folder_that_cannot_be_had_is_told_with_what_to_do(tmp_path: Path) -> 
 
 
 def test_the_admin_token_is_made_once_and_is_its_owners(tmp_path: Path) -> None:
-    token = state_dir.load_or_create_admin_token(tmp_path)
+    token = state_dir.local_token(tmp_path, None)
     assert len(token) >= 43
-    assert state_dir.load_or_create_admin_token(tmp_path) == token
+    assert state_dir.local_token(tmp_path, None) == token
     assert mode(tmp_path / state_dir.admin_token) == 0o600
     assert [path.name for path in tmp_path.iterdir()] == [state_dir.admin_token]
 
@@ -44,19 +44,19 @@ def test_the_admin_token_is_made_once_and_is_its_owners(tmp_path: Path) -> None:
 def test_a_token_that_protects_nothing_is_not_used(tmp_path: Path, content: str) -> None:
     (tmp_path / state_dir.admin_token).write_text(content)
     with pytest.raises(StartFailed, match="delete it"):
-        state_dir.load_or_create_admin_token(tmp_path)
+        state_dir.local_token(tmp_path, None)
 
 
 def test_a_token_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     (tmp_path / state_dir.admin_token).mkdir()
     with pytest.raises(StartFailed, match=r"admin\.token"):
-        state_dir.load_or_create_admin_token(tmp_path)
+        state_dir.local_token(tmp_path, None)
 
 
 def test_a_token_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
-    token = state_dir.load_or_create_admin_token(tmp_path)
+    token = state_dir.local_token(tmp_path, None)
     (tmp_path / state_dir.admin_token).chmod(0o644)
-    assert state_dir.load_or_create_admin_token(tmp_path) == token
+    assert state_dir.local_token(tmp_path, None) == token
     assert mode(tmp_path / state_dir.admin_token) == 0o600
 
 
