@@ -144,7 +144,8 @@ class SigningKeys:
         await self._read()
         if not added:
             return None
-        _log.info("signing_key_made", kid=record.kid)
+        if known:
+            _log.info("signing_key_made", kid=record.kid)
         return record.kid
 
 

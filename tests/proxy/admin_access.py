@@ -24,7 +24,7 @@ KID = "the-tests-own-key"
 
 
 @cache
-def signing_key(kid: str = KID) -> RSAPrivateKey:
+def signing_key(kid: str) -> RSAPrivateKey:
     """An RSA key, made once: that takes long."""
     return generate_private_key(65_537, 2_048)
 
@@ -70,7 +70,7 @@ def jwt_of(grant: Grant | None = None, **changed: Any) -> str:
     """A JWT of the local operator, or of a grant."""
     grant = grant or Grant.local(token_hash(LOCAL_TOKEN))
     arguments: dict[str, Any] = {
-        "signer": jwts.Signer(KID, signing_key()),
+        "signer": jwts.Signer(KID, signing_key(KID)),
         "issuer": ISSUER,
         "now": datetime.now(UTC),
     }
