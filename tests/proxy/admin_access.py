@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
+import httpx
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from proxy_fakes import FakeStore
@@ -41,7 +43,11 @@ def key_record(kid: str = KID, *, age: timedelta = timedelta(hours=1)) -> Signin
     return SigningKeyRecord(kid, pem(signing_key(kid)), datetime.now(UTC) - age)
 
 
-async def authority_over(store: Store, dismissed: list[str] | None = None) -> Authority:
+def _nobody(agent_id: str) -> None:
+    raise AssertionError(f"{agent_id} was dismissed")
+
+
+async def authority_over(store: Store, dismiss: Callable[[str], None] = _nobody) -> Authority:
     """An authority that signs with the tests' key, unless the store has one."""
     if isinstance(store, FakeStore) and not store.signing_keys:
         store.signing_keys[KID] = key_record()
@@ -50,7 +56,7 @@ async def authority_over(store: Store, dismissed: list[str] | None = None) -> Au
         issuer=ISSUER,
         local_token=LOCAL_TOKEN,
         key_lifetime=timedelta(days=30),
-        dismiss=(dismissed if dismissed is not None else []).append,
+        dismiss=dismiss,
     )
     await authority.keys.load()
     return authority
@@ -75,3 +81,23 @@ def jwt_of(grant: Grant | None = None, **changed: Any) -> str:
         "now": datetime.now(UTC),
     }
     return jwts.issue(grant, grant.scopes, **{**arguments, **changed})
+
+
+async def ask(
+    application: Any,
+    method: str,
+    path: str,
+    *,
+    jwt: str | None = None,
+    headers: Sequence[tuple[str, str]] = (),
+    json: Any = None,
+    content: bytes | None = None,
+    address: str = "192.0.2.1",
+    url: str = "http://edge:47980",
+) -> httpx.Response:
+    """Ask an admin API something, from an address, over no network."""
+    told = [*headers, *([] if jwt is None else [("Authorization", f"Bearer {jwt}")])]
+    sent = [(name.encode(), value.encode("latin-1")) for name, value in told]
+    transport = httpx.ASGITransport(application, client=(address, 1))
+    async with httpx.AsyncClient(transport=transport, base_url=url) as client:
+        return await client.request(method, path, headers=sent, json=json, content=content)

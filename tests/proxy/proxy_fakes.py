@@ -336,6 +336,7 @@ class FakeTunnel:
     data_connections: int = 0
     dials: list[tuple[str, str, str, int | None]] = field(default_factory=list)
     region: str = "home"
+    closed_with: tuple[int, str] | None = None
 
     def __post_init__(self) -> None:
         self.hello = Hello(self.agent_id, region=self.region, hosts=self.hosts)
@@ -356,6 +357,9 @@ class FakeTunnel:
         self, method: str, params: dict[str, Any], timeout_s: float = 10.0
     ) -> dict[str, Any]:
         return await self.on_request(method, params)
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed_with = code, reason
 
     def as_tunnel(self) -> AgentTunnel:
         return cast("AgentTunnel", self)

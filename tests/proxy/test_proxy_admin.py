@@ -130,7 +130,7 @@ async def edge(nursery: trio.Nursery) -> AsyncIterator[Edge]:
         store.know(der, client_id(der))
     fleet = new_fleet(store)
     async with serving(fleet, FakeTunnel(nursery, on_stream=host)):
-        yield Edge(store, fleet, nursery, await authority_over(store))
+        yield Edge(store, fleet, nursery, await authority_over(store, fleet.dismiss))
 
 
 def problem(response: httpx.Response) -> str:

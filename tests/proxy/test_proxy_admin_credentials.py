@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import pytest
+from admin_access import ISSUER, KID, jwt_of, signing_key
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.admin import jwts
+from proxy.admin.credentials import bearer_of, cookie_name, has_cookie, login_of, set_cookie
+from proxy.admin.denials import Denial
+from proxy.errors import Refused
+
+ID = "aB-_" * 10 + "xyz"
+KEYS = {KID: signing_key(KID).public_key()}
+
+
+def test_one_bearer_credential_is_read() -> None:
+    assert bearer_of([]) is None
+    for scheme in ("Bearer", "bearer", "BEARER"):
+        assert bearer_of([f"{scheme} a.b-c_d~!"]) == "a.b-c_d~!"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [""],
+        ["Bearer"],
+        ["Bearer "],
+        ["Bearer  a"],
+        ["Bearer a "],
+        ["Bearer a b"],
+        ["Basic YTpi"],
+        ["a.b.c"],
+        ["Bearer a\n"],
+        ["Bearer é"],
+        ["Bearer " + "a" * 4_097],
+        ["Bearer " + "a" * 100_000],
+        ["Bearer a", "Bearer a"],
+    ],
+)
+def test_all_else_is_malformed(values: list[str]) -> None:
+    with pytest.raises(Refused) as caught:
+        bearer_of(values)
+    assert caught.value.reason == Denial.MALFORMED
+
+
+@pytest.mark.parametrize(
+    ("values", "login"),
+    [
+        ([], None),
+        ([f"{cookie_name}={ID}"], ID),
+        ([f"a=b; {cookie_name}={ID};c=d"], ID),
+        (["a=b", f"{cookie_name}={ID}"], ID),
+        ([f"{cookie_name}={ID}; {cookie_name}={ID}"], ID),
+        ([f"{cookie_name}={ID}; {cookie_name}={ID[::-1]}"], None),
+        ([f"x{cookie_name}={ID}"], None),
+        ([f"{cookie_name}={ID}x"], None),
+        ([f"{cookie_name} ={ID}"], None),
+        ([f"{cookie_name}"], None),
+        ([f"{cookie_name}={ID};" + " " * 9_000], None),
+    ],
+)
+def test_one_login_is_read_from_cookies(values: list[str], login: str | None) -> None:
+    assert login_of(values) == login
+
+
+def test_a_cookie_is_told_from_none_even_if_it_is_bad() -> None:
+    assert has_cookie([f"{cookie_name}=x"])
+    assert not has_cookie(["other=x"])
+
+
+@given(st.lists(st.text(), max_size=3))
+def test_whatever_the_header_only_what_could_be_a_credential_is_returned(values: list[str]) -> None:
+    try:
+        credential = bearer_of(values)
+    except Refused as error:
+        assert error.status == 401
+        assert all(not value or value not in str(error) or len(value) < 9 for value in values)
+    else:
+        assert credential is None or (credential.isascii() and credential.isprintable())
+
+
+pieces = st.sampled_from([cookie_name, "=", ";", " ", ID, ID[::-1], "x"])
+
+
+@given(st.lists(st.lists(pieces, max_size=9).map("".join) | st.text(), max_size=3))
+def test_whatever_the_cookies_only_what_could_be_a_login_is_returned(values: list[str]) -> None:
+    login = login_of(values)
+    if login is not None:
+        assert len(login) == 43
+        assert login_of([set_cookie(login, 1).partition(";")[0]]) == login
+
+
+@given(st.text(max_size=60) | st.binary(max_size=3_000).map(lambda data: data.decode("latin-1")))
+def test_whatever_is_no_jwt_is_refused(text: str) -> None:
+    for token in (text, f"{text}.{text}.{text}"):
+        with pytest.raises(Refused) as caught:
+            jwts.verify(token, KEYS, issuer=ISSUER)
+        assert caught.value.status == 401
+
+
+@given(st.integers(0, 2_000), st.characters(codec="ascii"))
+def test_a_jwt_with_another_character_is_refused(place: int, other: str) -> None:
+    token = jwt_of()
+    place %= len(token)
+    changed = token[:place] + other + token[place + 1 :]
+    try:
+        claims = jwts.verify(changed, KEYS, issuer=ISSUER)
+    except Refused as error:
+        assert error.status == 401
+    else:
+        # The last character of Base64 has bits that mean nothing.
+        assert claims == jwts.verify(token, KEYS, issuer=ISSUER)
