@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from backends import redis_layout as layout
 from backends import redis_scripts as scripts
 from backends.apps import app_id, normalise_title
 from backends.errors import StoreError
@@ -41,43 +42,6 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _MILLISECOND = timedelta(milliseconds=1)
 _T = TypeVar("_T")
-
-
-class _Identity(msgspec.Struct, array_like=True, frozen=True):
-    sealed_key: bytes
-    certificate_pem: bytes
-
-
-class _Client(msgspec.Struct, array_like=True, frozen=True):
-    name: str
-    certificate_der: bytes
-    paired_at: int
-
-
-class _Pairing(msgspec.Struct, array_like=True, frozen=True):
-    host_certificate_der: bytes
-    paired_at: int
-
-
-class _Session(msgspec.Struct, array_like=True, frozen=True):
-    client_id: str
-    backend_id: str
-    app_title: str
-    state: str
-    started_at: int
-    updated_at: int
-    sealed_details: bytes
-
-
-class _ApiToken(msgspec.Struct, array_like=True, frozen=True):
-    token_hash: bytes
-    scopes: tuple[str, ...]
-    created_at: int
-
-
-class _SigningKey(msgspec.Struct, array_like=True, frozen=True):
-    sealed_key: bytes
-    created_at: int
 
 
 class RedisStore:
@@ -132,7 +96,7 @@ class RedisStore:
 
     async def put_client(self, client: ClientRecord) -> None:
         """See `Store`."""
-        blob = _encode(_Client(client.name, client.certificate_der, _to_us(client.paired_at)))
+        blob = _encode(layout.Client(client.name, client.certificate_der, _to_us(client.paired_at)))
         await self._server.run(
             scripts.put_client,
             self._keys("clients", "client_users"),
@@ -193,7 +157,7 @@ class RedisStore:
     async def put_pairing(self, pairing: PairingRecord) -> None:
         """See `Store`."""
         keys = self._keys("clients", f"pairings:{pairing.client_id}")
-        blob = _encode(_Pairing(pairing.host_certificate_der, _to_us(pairing.paired_at)))
+        blob = _encode(layout.Pairing(pairing.host_certificate_der, _to_us(pairing.paired_at)))
         if not await self._changed(
             scripts.put_pairing, keys, pairing.client_id, pairing.backend_id, blob
         ):
@@ -204,7 +168,7 @@ class RedisStore:
         blob = await self._server.command(b"HGET", self._key(f"pairings:{client_id}"), backend_id)
         if blob is None:
             return None
-        pairing = self._decoded(blob, _Pairing)
+        pairing = self._decoded(blob, layout.Pairing)
         return PairingRecord(
             client_id, backend_id, pairing.host_certificate_der, self._time(pairing.paired_at)
         )
@@ -325,7 +289,7 @@ class RedisStore:
             scripts.add_api_token,
             self._keys("api_tokens", "api_token_names"),
             token.name,
-            _encode(_ApiToken(token.token_hash, token.scopes, _to_us(token.created_at))),
+            _encode(layout.ApiToken(token.token_hash, token.scopes, _to_us(token.created_at))),
             token.token_hash,
         )
 
@@ -359,7 +323,7 @@ class RedisStore:
             scripts.add_signing_key,
             self._keys("signing_keys"),
             key.kid,
-            _encode(_SigningKey(sealed, _to_us(key.created_at))),
+            _encode(layout.SigningKey(sealed, _to_us(key.created_at))),
             *known,
         )
 
@@ -430,14 +394,14 @@ class RedisStore:
 
     def _sealed(self, identity: IdentityRecord, context: str) -> bytes:
         sealed_key = self._vault.seal(identity.key_pem, context)
-        return _encode(_Identity(sealed_key, identity.certificate_pem))
+        return _encode(layout.Identity(sealed_key, identity.certificate_pem))
 
     def _identity(self, blob: Reply, context: str) -> IdentityRecord:
-        kept = self._decoded(blob, _Identity)
+        kept = self._decoded(blob, layout.Identity)
         return IdentityRecord(self._vault.open(kept.sealed_key, context), kept.certificate_pem)
 
     def _client(self, client_id: str, blob: Reply, user: bytes | None) -> ClientRecord:
-        kept = self._decoded(blob, _Client)
+        kept = self._decoded(blob, layout.Client)
         return ClientRecord(
             client_id,
             kept.name,
@@ -447,7 +411,7 @@ class RedisStore:
         )
 
     def _api_token(self, name: str | bytes, blob: Reply) -> ApiTokenRecord:
-        kept = self._decoded(blob, _ApiToken)
+        kept = self._decoded(blob, layout.ApiToken)
         return ApiTokenRecord(
             name if isinstance(name, str) else self._text(name),
             kept.token_hash,
@@ -456,13 +420,13 @@ class RedisStore:
         )
 
     def _signing_key(self, kid: str, blob: Reply) -> SigningKeyRecord:
-        kept = self._decoded(blob, _SigningKey)
+        kept = self._decoded(blob, layout.SigningKey)
         private_key_pem = self._vault.open(kept.sealed_key, f"signing:{kid}")
         return SigningKeyRecord(kid, private_key_pem, self._time(kept.created_at))
 
     def _session_blob(self, session: SessionRecord) -> bytes:
         return _encode(
-            _Session(
+            layout.Session(
                 session.client_id,
                 session.backend_id,
                 session.app_title,
@@ -474,7 +438,7 @@ class RedisStore:
         )
 
     def _session(self, session_id: str, blob: Reply) -> SessionRecord:
-        kept = self._decoded(blob, _Session)
+        kept = self._decoded(blob, layout.Session)
         return SessionRecord(
             id=session_id,
             client_id=kept.client_id,

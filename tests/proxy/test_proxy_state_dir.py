@@ -60,6 +60,36 @@ def test_a_token_that_others_could_read_is_closed_to_them(tmp_path: Path) -> Non
     assert mode(tmp_path / state_dir.admin_token) == 0o600
 
 
+def secret(path: Path, content: str, permissions: int = 0o600) -> Path:
+    path.write_text(content)
+    path.chmod(permissions)
+    return path
+
+
+def test_another_file_holds_the_admin_token(tmp_path: Path) -> None:
+    file = secret(tmp_path / "secret", "a-token-of-16-or-more\n")
+    assert state_dir.local_token(tmp_path, file) == "a-token-of-16-or-more"
+    assert not (tmp_path / state_dir.admin_token).exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "permissions", "said"),
+    [
+        ("short", 0o600, "openssl rand"),
+        ("x" * 257, 0o600, "openssl rand"),
+        ("two words that are long", 0o600, "openssl rand"),
+        ("a-token-of-16-or-more", 0o644, "chmod 600"),
+    ],
+)
+def test_another_file_must_hold_a_secret(
+    tmp_path: Path, content: str, permissions: int, said: str
+) -> None:
+    file = secret(tmp_path / "file", content, permissions)
+    with pytest.raises(StartFailed, match=said) as caught:
+        state_dir.local_token(tmp_path, file)
+    assert content not in str(caught.value)
+
+
 @pytest.mark.parametrize("hostname", ["play.example.org", "127.0.0.1", "2001:db8::1"])
 async def test_agents_can_verify_the_made_certificate_for_the_hostname(
     tmp_path: Path, hostname: str
