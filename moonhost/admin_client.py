@@ -115,7 +115,7 @@ class AdminClient:
         try:
             response = await self._http.request(method, path, json=body, params=query)
         except httpx.TransportError as error:
-            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            if _is_of_certificate(error):
                 raise AdminError(
                     f"the edge at {self._where} does not prove that it is the hostname of this "
                     "configuration: name the CA of its certificate as admin.ca_file."
@@ -127,6 +127,12 @@ class AdminClient:
         if response.is_error:
             raise AdminError(problem_of(response), response.status_code)
         return response.json() if response.content else None
+
+
+def _is_of_certificate(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _tls(ca_file: Path | None) -> ssl.SSLContext:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from ipaddress import ip_address
 from typing import Final
 
@@ -13,7 +14,7 @@ from starlette.applications import Starlette
 
 from proxy import state_dir
 from proxy.config import Admin
-from proxy.errors import StartFailed
+from proxy.doors import open_doors
 
 grace_s: Final = 1.0
 
@@ -29,12 +30,10 @@ async def serve(
     """Serve until cancelled.
 
     Raises:
-        StartFailed: the port or the certificate cannot be had.
+        proxy.errors.StartFailed: the port or the certificate cannot be had.
 
     """
     settings = hypercorn.config.Config()
-    host = f"[{admin.address}]" if ":" in admin.address else admin.address
-    settings.bind = [f"{host}:{admin.port}"]
     settings.graceful_timeout = grace_s
     settings.shutdown_timeout = grace_s
     settings.errorlog = None
@@ -51,11 +50,8 @@ async def serve(
             what_to_do="Whoever sees the traffic sees tokens: set admin.certificate and "
             "admin.private_key, or admin.address to 127.0.0.1 behind a proxy that ends TLS.",
         )
-    try:
-        await hypercorn.trio.serve(application, settings, task_status=task_status)  # type: ignore[arg-type]
-    except OSError as error:
-        raise StartFailed(
-            "port_taken",
-            f"cannot listen on {settings.bind[0]} for the admin API: {error.strerror}. "
-            "Set another admin.port in the configuration.",
-        ) from error
+    (listener,) = await open_doors([admin.address], admin.port)
+    # Hypercorn closes what it is given.
+    settings.bind = [f"fd://{os.dup(listener.socket.fileno())}"]
+    await listener.aclose()
+    await hypercorn.trio.serve(application, settings, task_status=task_status)  # type: ignore[arg-type]

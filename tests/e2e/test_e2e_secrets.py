@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import structlog
 
@@ -33,16 +34,41 @@ async def test_no_secret_reaches_a_log(
             await client.stream()
             with pytest.raises(ClientFailed):
                 await client.stream("--app", "Snow")
-            secrets = await secrets_of(deployment) | rikeys
+            shown = await use_the_admin_api(deployment)
+            secrets = await secrets_of(deployment) | rikeys | shown
             await client.run("cancel")
     finally:
         structlog.reset_defaults()
 
     logged = "\n".join(lines + [record.getMessage() for record in caplog.records])
     assert "session_launched" in logged
+    assert "admin_token_wrong" in logged
     assert len(rikeys) >= 2
     for name, secret in sorted((kind, text) for text, kind in secrets.items()):
         assert secret not in logged, f"{name} is in a log"
+
+
+async def use_the_admin_api(deployment: Deployment) -> dict[str, str]:
+    """Show a token in every way, rightly and wrongly; return what was shown."""
+    async with deployment.admin() as edge:
+        body = {"kind": "api", "name": "anna", "scopes": ["read"]}
+        token = (await edge.post("/api/v1/tokens", body))["token"]
+    url = f"http://127.0.0.1:{deployment.config.admin.port}/api/v1"
+    async with httpx.AsyncClient() as client:
+        for shown in (token + "x", token):
+            bearer = {"Authorization": f"Bearer {shown}"}
+            made = await client.post(f"{url}/token", headers=bearer, json={})
+            login = await client.post(f"{url}/login", json={"token": shown})
+        access = made.json()["access_token"]
+        cookie = login.headers["set-cookie"].partition(";")[0]
+        for headers in ({"Authorization": f"Bearer {access}x"}, {"Cookie": cookie}):
+            await client.delete(f"{url}/clients/x", headers=headers)
+    return {
+        token: "API token",
+        access: "JWT",
+        access.rpartition(".")[2]: "signature of a JWT",
+        cookie.partition("=")[2]: "cookie",
+    }
 
 
 def keep_everything(lines: list[str]) -> None:

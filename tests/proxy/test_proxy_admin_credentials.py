@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from admin_access import ISSUER, KID, jwt_of, signing_key
 from hypothesis import given
@@ -69,15 +71,22 @@ def test_a_cookie_is_told_from_none_even_if_it_is_bad() -> None:
     assert not has_cookie(["other=x"])
 
 
+def outcome_of(function: Callable[[], object]) -> object:
+    """What a function returns, or the status that it refuses with."""
+    try:
+        return function()
+    except Refused as error:
+        return error.status
+
+
 @given(st.lists(st.text(), max_size=3))
 def test_whatever_the_header_only_what_could_be_a_credential_is_returned(values: list[str]) -> None:
-    try:
-        credential = bearer_of(values)
-    except Refused as error:
-        assert error.status == 401
-        assert all(not value or value not in str(error) or len(value) < 9 for value in values)
+    outcome = outcome_of(lambda: bearer_of(values))
+    if isinstance(outcome, str):
+        assert outcome.isascii()
+        assert outcome.isprintable()
     else:
-        assert credential is None or (credential.isascii() and credential.isprintable())
+        assert outcome == (401 if values else None)
 
 
 pieces = st.sampled_from([cookie_name, "=", ";", " ", ID, ID[::-1], "x"])
@@ -104,10 +113,6 @@ def test_a_jwt_with_another_character_is_refused(place: int, other: str) -> None
     token = jwt_of()
     place %= len(token)
     changed = token[:place] + other + token[place + 1 :]
-    try:
-        claims = jwts.verify(changed, KEYS, issuer=ISSUER)
-    except Refused as error:
-        assert error.status == 401
-    else:
-        # The last character of Base64 has bits that mean nothing.
-        assert claims == jwts.verify(token, KEYS, issuer=ISSUER)
+    outcome = outcome_of(lambda: jwts.verify(changed, KEYS, issuer=ISSUER))
+    # The last character of Base64 has bits that mean nothing.
+    assert outcome in (401, jwts.verify(token, KEYS, issuer=ISSUER))
