@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from admin_access import ISSUER, KID, jwt_of, signing_key
@@ -106,6 +109,21 @@ def test_whatever_is_no_jwt_is_refused(text: str) -> None:
         with pytest.raises(Refused) as caught:
             jwts.verify(token, KEYS, issuer=ISSUER)
         assert caught.value.status == 401
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from(["RS256", "none", "HS256", "k"]),
+    lambda values: st.lists(values, max_size=2) | st.dictionaries(st.text(max_size=2), values),
+    max_leaves=5,
+)
+header_names = st.sampled_from(["alg", "typ", "crit", "b64", "jku", "jwk", "x5u", "x5c", "zip"])
+
+
+@given(st.dictionaries(header_names, json_values), st.binary(max_size=300))
+def test_no_header_makes_a_known_keys_jwt_good(header: dict[str, Any], signature: bytes) -> None:
+    parts = json.dumps({"alg": "RS256", **header, "kid": KID}).encode(), b"{}", signature
+    token = ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
+    assert outcome_of(lambda: jwts.verify(token, KEYS, issuer=ISSUER)) == 401
 
 
 @given(st.integers(0, 2_000), st.characters(codec="ascii"))

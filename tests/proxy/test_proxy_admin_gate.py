@@ -34,6 +34,7 @@ from test_proxy_admin import Edge, edge, problem
 from backends.tokens import token_hash
 from proxy.admin import jwts
 from proxy.admin.authority import Authority
+from proxy.admin.credentials import cookie_name
 from proxy.admin.denials import Denial
 from proxy.admin.grants import Grant
 from proxy.admin.scopes import OPERATORS, READERS, Scope
@@ -392,20 +393,7 @@ async def test_who_was_admitted_is_so_until_the_jwt_or_its_token_ends(
 ) -> None:
     store = authority.keys._store
     assert isinstance(store, FakeStore)
-    request = Request(
-        {
-            "type": "http",
-            "method": "GET",
-            "scheme": "http",
-            "path": "/",
-            "query_string": b"",
-            "server": ("edge", 80),
-            "headers": [
-                (b"authorization", f"Bearer {jwt_of(granted(store, 'anna'))}".encode()),
-                (b"host", b"edge"),
-            ],
-        }
-    )
+    request = request_with("Authorization", f"Bearer {jwt_of(granted(store, 'anna'))}")
     caller = await authority.gate.admit(request, READERS)
     assert await authority.gate.stands(caller)
     later = now() + timedelta(minutes=6)
@@ -414,6 +402,33 @@ async def test_who_was_admitted_is_so_until_the_jwt_or_its_token_ends(
     authority.gate._now = now
     del store.api_tokens["anna"]
     assert not await authority.gate.stands(caller)
+
+
+async def test_who_logged_in_is_admitted_until_the_login_ends(authority: Authority) -> None:
+    store = authority.keys._store
+    assert isinstance(store, FakeStore)
+    login = authority.gate._logins.begin(granted(store, "anna"), trio.current_time())
+    assert login is not None
+    caller = await authority.gate.admit(request_with("Cookie", f"{cookie_name}={login}"), READERS)
+    assert login not in repr(caller)
+    assert await authority.gate.stands(caller)
+    authority.gate._logins.end(login)
+    assert not await authority.gate.stands(caller)
+
+
+def request_with(name: str, value: str) -> Request:
+    headers = [(name.lower().encode(), value.encode()), (b"host", b"edge")]
+    return Request(
+        {
+            "type": "http",
+            "method": "GET",
+            "scheme": "http",
+            "path": "/",
+            "query_string": b"",
+            "server": ("edge", 80),
+            "headers": headers,
+        }
+    )
 
 
 # Keys that come and go
