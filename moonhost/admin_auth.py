@@ -38,8 +38,7 @@ class JwtAuth(httpx.Auth):
         renewed = self._jwt is None or trio.current_time() >= self._renew_at
         while True:
             if renewed:
-                asked = self._exchange(request)
-                answer = yield asked
+                answer = yield self._exchange(request)
                 if (wait_s := _wait_s(answer)) is not None:
                     await trio.sleep(wait_s)
                     answer = yield self._exchange(request)

@@ -15,7 +15,7 @@ from moonhost.cli_options import AsJson, ProxyConfigPath, default_proxy_config, 
 from moonhost.errors import CommandFailed
 from moonhost.operate import show
 from proxy import state_dir
-from proxy.admin.token_endpoints import add_api_token, check_name, scopes_of
+from proxy.admin.api_tokens import add_api_token, check_name, scopes_of
 from proxy.stores import open_store
 
 token_app = cyclopts.App(name="token", help="Make, list and revoke tokens of agents and people.")

@@ -1,16 +1,22 @@
-"""The long-lived tokens that are good now: the local operator's, and those in the store."""
+"""The long-lived tokens of people and services: which are good now, and new ones."""
 
 from __future__ import annotations
 
 import hmac
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Final
 
 import trio
 
 from backends.errors import StoreError
+from backends.model import is_valid_name
+from backends.records import ApiTokenRecord
 from backends.store import Store
 from backends.tokens import token_hash
-from proxy.admin.grants import Grant
+from proxy.admin.grants import Grant, local_name
+from proxy.admin.scopes import Scope, in_order, known_scopes
+from proxy.errors import Refused
 
 store_patience_s: Final = 2.0
 """How long a caller with a valid JWT waits for a store that does not answer."""
@@ -60,3 +66,38 @@ class ApiTokens:
             same = grant is not None and grant.token_id == believed.token_id
             return grant if same else None
         return believed
+
+
+def check_name(name: str) -> None:
+    """Raise `Refused` unless a token can have this name."""
+    if not is_valid_name(name) or name == local_name:
+        raise Refused(
+            400,
+            "bad_name",
+            "A token's name has 1 to 64 letters, digits, dots, dashes or underscores, and is "
+            f"not {local_name}.",
+        )
+
+
+def scopes_of(words: Iterable[str]) -> frozenset[Scope]:
+    """Read scopes; raises `Refused` where there is none or one is unknown."""
+    wanted = frozenset(words)
+    scopes = known_scopes(wanted)
+    if not scopes or len(scopes) < len(wanted):
+        raise Refused(400, "bad_scopes", f"Scopes are one or more of {', '.join(Scope)}.")
+    return scopes
+
+
+async def add_api_token(store: Store, name: str, scopes: frozenset[Scope], token: str) -> None:
+    """Keep a new token.
+
+    Raises:
+        proxy.errors.Refused: there is one of its name.
+        backends.errors.StoreError: it cannot be kept.
+
+    """
+    record = ApiTokenRecord(name, token_hash(token), tuple(in_order(scopes)), datetime.now(UTC))
+    if not await store.add_api_token(record):
+        raise Refused(
+            409, "token_exists", f"There is a token {name} already: revoke it, or choose a name."
+        )

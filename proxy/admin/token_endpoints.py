@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
@@ -11,17 +11,15 @@ import structlog
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from backends.model import is_valid_name
-from backends.records import ApiTokenRecord
 from backends.store import Store
 from backends.tokens import new_agent_token, new_api_token, token_hash
 from proxy.admin import jwts
+from proxy.admin.api_tokens import add_api_token, check_name, scopes_of
 from proxy.admin.credentials import bearer_of
 from proxy.admin.denials import Denial, denied, lacks_scope
-from proxy.admin.grants import local_name
 from proxy.admin.http import Endpoint, read_json
 from proxy.admin.logins import Logins
-from proxy.admin.scopes import ADMINS, ANYBODY, Scope, implied_by, in_order, known_scopes
+from proxy.admin.scopes import ADMINS, ANYBODY, implied_by, in_order, known_scopes
 from proxy.admin.signing_keys import SigningKeys
 from proxy.admin.token_check import TokenCheck
 from proxy.errors import Refused
@@ -162,38 +160,3 @@ class TokensApi:
     async def _key_set(self, request: Request) -> Response:
         headers = {"Cache-Control": f"public, max-age={self._keys.max_age_s}"}
         return JSONResponse(self._keys.key_set(), headers=headers)
-
-
-def check_name(name: str) -> None:
-    """Raise `Refused` unless a token can have this name."""
-    if not is_valid_name(name) or name == local_name:
-        raise Refused(
-            400,
-            "bad_name",
-            "A token's name has 1 to 64 letters, digits, dots, dashes or underscores, and is "
-            f"not {local_name}.",
-        )
-
-
-def scopes_of(words: Iterable[str]) -> frozenset[Scope]:
-    """Read scopes; raises `Refused` where there is none or one is unknown."""
-    wanted = frozenset(words)
-    scopes = known_scopes(wanted)
-    if not scopes or len(scopes) < len(wanted):
-        raise Refused(400, "bad_scopes", f"Scopes are one or more of {', '.join(Scope)}.")
-    return scopes
-
-
-async def add_api_token(store: Store, name: str, scopes: frozenset[Scope], token: str) -> None:
-    """Keep a new token.
-
-    Raises:
-        proxy.errors.Refused: there is one of its name.
-        backends.errors.StoreError: it cannot be kept.
-
-    """
-    record = ApiTokenRecord(name, token_hash(token), tuple(in_order(scopes)), datetime.now(UTC))
-    if not await store.add_api_token(record):
-        raise Refused(
-            409, "token_exists", f"There is a token {name} already: revoke it, or choose a name."
-        )

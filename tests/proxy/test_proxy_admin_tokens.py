@@ -404,7 +404,8 @@ async def test_an_agent_that_was_just_revoked_is_not_taken(
     """Its handshake may have begun when its token was still good."""
     edge.fleet.dismiss("agent-2")
     tunnel = FakeTunnel(nursery, "agent-2")
-    await edge.fleet.serve_agent(tunnel.as_tunnel())
+    with trio.fail_after(5):
+        await edge.fleet.serve_agent(tunnel.as_tunnel())
     assert edge.fleet.tunnel_of("agent-2") is None
     await trio.sleep(31)
     async with serving(edge.fleet, tunnel):
