@@ -11,6 +11,7 @@ import structlog
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from backends.model import is_valid_name
 from backends.store import Store
 from backends.tokens import new_agent_token, new_api_token, token_hash
 from proxy.admin import jwts
@@ -126,10 +127,14 @@ class TokensApi:
         body = await read_json(
             request, _NewToken, '{"kind": "api", "name": "anna", "scopes": ["read"]}'
         )
-        check_name(body.name)
         if body.kind == "api":
+            check_name(body.name)
             token = new_api_token()
             await add_api_token(self._store, body.name, scopes_of(body.scopes or ()), token)
+        elif not is_valid_name(body.name):
+            raise Refused(
+                400, "bad_name", "An agent's name has 1-64 letters, digits, dots, dashes."
+            )
         elif body.scopes:
             raise Refused(400, "bad_scopes", "An agent's token has no scopes.")
         else:

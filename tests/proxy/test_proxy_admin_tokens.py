@@ -337,13 +337,14 @@ async def test_a_token_is_made_and_told_once(edge: Edge) -> None:
     assert token_hash(token).hex() not in listed.text
 
 
-async def test_an_agents_token_is_made(edge: Edge) -> None:
-    response = await make(edge, {"kind": "agent", "name": "living-room"})
+@pytest.mark.parametrize("name", ["living-room", "local"])
+async def test_an_agents_token_is_made(edge: Edge, name: str) -> None:
+    response = await make(edge, {"kind": "agent", "name": name})
     assert response.status_code == 201
     token = response.json()["token"]
-    assert await edge.fleet.authenticate(token) == "living-room"
+    assert await edge.fleet.authenticate(token) == name
     (item,) = (await ask(edge.application, "GET", TOKENS, jwt=jwt_of())).json()["items"]
-    assert (item["kind"], item["name"], item["tokens"]) == ("agent", "living-room", 1)
+    assert (item["kind"], item["name"], item["tokens"]) == ("agent", name, 1)
 
 
 @pytest.mark.parametrize(
