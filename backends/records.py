@@ -77,6 +77,25 @@ class AgentRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ApiTokenRecord:
+    """A long-lived token of the admin API: a person's or a service's."""
+
+    name: str
+    token_hash: bytes = field(repr=False)
+    scopes: tuple[str, ...]
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKeyRecord:
+    """An RSA private key, PEM, that an edge signs the admin API's JWTs with."""
+
+    kid: str
+    private_key_pem: bytes = field(repr=False)
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class DrainRecord:
     """A backend id, or an agent id for all of its hosts, that takes no new sessions.
 

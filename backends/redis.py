@@ -16,17 +16,20 @@ from typing import Any, Final, TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from backends import redis_layout as layout
 from backends import redis_scripts as scripts
 from backends.apps import app_id, normalise_title
 from backends.errors import StoreError
 from backends.model import BackendId
 from backends.records import (
     AgentRecord,
+    ApiTokenRecord,
     ClientRecord,
     DrainRecord,
     IdentityRecord,
     PairingRecord,
     SessionRecord,
+    SigningKeyRecord,
     StickyRecord,
 )
 from backends.redis_address import parse_redis_url
@@ -42,32 +45,6 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _MILLISECOND = timedelta(milliseconds=1)
 _T = TypeVar("_T")
-
-
-class _Identity(msgspec.Struct, array_like=True, frozen=True):
-    sealed_key: bytes
-    certificate_pem: bytes
-
-
-class _Client(msgspec.Struct, array_like=True, frozen=True):
-    name: str
-    certificate_der: bytes
-    paired_at: int
-
-
-class _Pairing(msgspec.Struct, array_like=True, frozen=True):
-    host_certificate_der: bytes
-    paired_at: int
-
-
-class _Session(msgspec.Struct, array_like=True, frozen=True):
-    client_id: str
-    backend_id: str
-    app_title: str
-    state: str
-    started_at: int
-    updated_at: int
-    sealed_details: bytes
 
 
 class RedisStore:
@@ -122,7 +99,7 @@ class RedisStore:
 
     async def put_client(self, client: ClientRecord) -> None:
         """See `Store`."""
-        blob = _encode(_Client(client.name, client.certificate_der, _to_us(client.paired_at)))
+        blob = _encode(layout.Client(client.name, client.certificate_der, _to_us(client.paired_at)))
         await self._server.run(
             scripts.put_client,
             self._keys("clients", "client_users"),
@@ -169,7 +146,7 @@ class RedisStore:
             blob = await self._server.command(b"HGET", key, client_id)
             if blob is None:
                 return False
-            renamed = _encode(replace(self._decoded(blob, _Client), name=name))
+            renamed = _encode(replace(self._decoded(blob, layout.Client), name=name))
             if await self._changed(scripts.replace_client, [key], client_id, blob, renamed):
                 return True
         raise StoreError("conflict", "The client was changed by others meanwhile. Try again.")
@@ -195,7 +172,7 @@ class RedisStore:
     async def put_pairing(self, pairing: PairingRecord) -> None:
         """See `Store`."""
         keys = self._keys("clients", f"pairings:{pairing.client_id}")
-        blob = _encode(_Pairing(pairing.host_certificate_der, _to_us(pairing.paired_at)))
+        blob = _encode(layout.Pairing(pairing.host_certificate_der, _to_us(pairing.paired_at)))
         if not await self._changed(
             scripts.put_pairing, keys, pairing.client_id, pairing.backend_id, blob
         ):
@@ -206,7 +183,7 @@ class RedisStore:
         blob = await self._server.command(b"HGET", self._key(f"pairings:{client_id}"), backend_id)
         if blob is None:
             return None
-        pairing = self._decoded(blob, _Pairing)
+        pairing = self._decoded(blob, layout.Pairing)
         return PairingRecord(
             client_id, backend_id, pairing.host_certificate_der, self._time(pairing.paired_at)
         )
@@ -321,6 +298,60 @@ class RedisStore:
         ]
         return tuple(sorted(found, key=lambda agent: agent.agent_id))
 
+    async def add_api_token(self, token: ApiTokenRecord) -> bool:
+        """See `Store`."""
+        return await self._changed(
+            scripts.add_api_token,
+            self._keys("api_tokens", "api_token_names"),
+            token.name,
+            _encode(layout.ApiToken(token.token_hash, token.scopes, _to_us(token.created_at))),
+            token.token_hash,
+        )
+
+    async def api_token_for_hash(self, token_hash: bytes) -> ApiTokenRecord | None:
+        """See `Store`."""
+        found = await self._server.run(
+            scripts.api_token_for_hash, self._keys("api_tokens", "api_token_names"), token_hash
+        )
+        return self._api_token(*found) if found else None
+
+    async def get_api_token(self, name: str) -> ApiTokenRecord | None:
+        """See `Store`."""
+        blob = await self._server.command(b"HGET", self._key("api_tokens"), name)
+        return None if blob is None else self._api_token(name, blob)
+
+    async def list_api_tokens(self) -> tuple[ApiTokenRecord, ...]:
+        """See `Store`."""
+        tokens, _ = await self._both("api_tokens", "api_token_names")
+        found = [self._api_token(name, blob) for name, blob in tokens.items()]
+        return tuple(sorted(found, key=lambda token: token.name))
+
+    async def delete_api_token(self, name: str) -> bool:
+        """See `Store`."""
+        keys = self._keys("api_tokens", "api_token_names")
+        return await self._changed(scripts.delete_api_token, keys, name)
+
+    async def add_signing_key(self, key: SigningKeyRecord, known: Iterable[str]) -> bool:
+        """See `Store`."""
+        sealed = self._vault.seal(key.private_key_pem, f"signing:{key.kid}")
+        return await self._changed(
+            scripts.add_signing_key,
+            self._keys("signing_keys"),
+            key.kid,
+            _encode(layout.SigningKey(sealed, _to_us(key.created_at))),
+            *known,
+        )
+
+    async def list_signing_keys(self) -> tuple[SigningKeyRecord, ...]:
+        """See `Store`."""
+        keys, _ = await self._both("signing_keys", "signing_keys")
+        found = [self._signing_key(self._text(kid), blob) for kid, blob in keys.items()]
+        return tuple(sorted(found, key=lambda key: (key.created_at, key.kid)))
+
+    async def delete_signing_key(self, kid: str) -> bool:
+        """See `Store`."""
+        return bool(await self._server.command(b"HDEL", self._key("signing_keys"), kid))
+
     async def put_drain(
         self, target: str, since: datetime, deadline: datetime | None = None
     ) -> None:
@@ -378,14 +409,14 @@ class RedisStore:
 
     def _sealed(self, identity: IdentityRecord, context: str) -> bytes:
         sealed_key = self._vault.seal(identity.key_pem, context)
-        return _encode(_Identity(sealed_key, identity.certificate_pem))
+        return _encode(layout.Identity(sealed_key, identity.certificate_pem))
 
     def _identity(self, blob: Reply, context: str) -> IdentityRecord:
-        kept = self._decoded(blob, _Identity)
+        kept = self._decoded(blob, layout.Identity)
         return IdentityRecord(self._vault.open(kept.sealed_key, context), kept.certificate_pem)
 
     def _client(self, client_id: str, blob: Reply, user: bytes | None) -> ClientRecord:
-        kept = self._decoded(blob, _Client)
+        kept = self._decoded(blob, layout.Client)
         return ClientRecord(
             client_id,
             kept.name,
@@ -394,9 +425,23 @@ class RedisStore:
             None if user is None else self._text(user),
         )
 
+    def _api_token(self, name: str | bytes, blob: Reply) -> ApiTokenRecord:
+        kept = self._decoded(blob, layout.ApiToken)
+        return ApiTokenRecord(
+            name if isinstance(name, str) else self._text(name),
+            kept.token_hash,
+            kept.scopes,
+            self._time(kept.created_at),
+        )
+
+    def _signing_key(self, kid: str, blob: Reply) -> SigningKeyRecord:
+        kept = self._decoded(blob, layout.SigningKey)
+        private_key_pem = self._vault.open(kept.sealed_key, f"signing:{kid}")
+        return SigningKeyRecord(kid, private_key_pem, self._time(kept.created_at))
+
     def _session_blob(self, session: SessionRecord) -> bytes:
         return _encode(
-            _Session(
+            layout.Session(
                 session.client_id,
                 session.backend_id,
                 session.app_title,
@@ -408,7 +453,7 @@ class RedisStore:
         )
 
     def _session(self, session_id: str, blob: Reply) -> SessionRecord:
-        kept = self._decoded(blob, _Session)
+        kept = self._decoded(blob, layout.Session)
         return SessionRecord(
             id=session_id,
             client_id=kept.client_id,

@@ -13,6 +13,8 @@ Where what a store keeps lies under its prefix:
 ``session:<id>``           hash of ``updated_at`` and ``record``; expires when long unwritten
 ``sessions``               set of session ids, some of which may have expired
 ``tokens``                 hash, token hash -> agent id; ``token_times`` -> made at
+``api_tokens``             hash, name -> record; ``api_token_names``, token hash -> name
+``signing_keys``           hash, key id -> record
 ``drains``                 hash, target -> since; ``drain_deadlines`` -> deadline, if any
 =========================  ==========================================================
 
@@ -205,6 +207,48 @@ for place = 1, #tokens, 2 do
     end
 end
 return revoked
+""")
+
+# KEYS: api_tokens, api_token_names. ARGV: name, record, token hash.
+add_api_token = Script("""
+if redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2]) == 0 then
+    return 0
+end
+redis.call('HSET', KEYS[2], ARGV[3], ARGV[1])
+return 1
+""")
+
+api_token_for_hash = Script("""
+local name = redis.call('HGET', KEYS[2], ARGV[1])
+if not name then
+    return {}
+end
+return {name, redis.call('HGET', KEYS[1], name)}
+""")
+
+# KEYS: api_tokens, api_token_names. ARGV: name.
+delete_api_token = Script("""
+local names = redis.call('HGETALL', KEYS[2])
+for place = 1, #names, 2 do
+    if names[place + 1] == ARGV[1] then
+        redis.call('HDEL', KEYS[2], names[place])
+    end
+end
+return redis.call('HDEL', KEYS[1], ARGV[1])
+""")
+
+# KEYS: signing_keys. ARGV: key id, record, the key ids that the caller knows.
+add_signing_key = Script("""
+local known = {}
+for place = 3, #ARGV do
+    known[ARGV[place]] = true
+end
+for _, kid in ipairs(redis.call('HKEYS', KEYS[1])) do
+    if not known[kid] then
+        return 0
+    end
+end
+return redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2])
 """)
 
 # KEYS: drains, drain_deadlines. ARGV: target, since, deadline or nothing.

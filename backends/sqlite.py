@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -13,11 +14,13 @@ from backends.errors import StoreError
 from backends.model import BackendId
 from backends.records import (
     AgentRecord,
+    ApiTokenRecord,
     ClientRecord,
     DrainRecord,
     IdentityRecord,
     PairingRecord,
     SessionRecord,
+    SigningKeyRecord,
     StickyRecord,
 )
 from backends.sqlite_file import Row, SqliteFile
@@ -254,6 +257,62 @@ class SqliteStore:
         )
         return tuple(AgentRecord(row[0], _time(row[1]), row[2]) for row in rows)
 
+    async def add_api_token(self, token: ApiTokenRecord) -> bool:
+        """See `Store`."""
+        added = await self._file.execute(
+            "INSERT INTO api_tokens VALUES (?, ?, ?, ?) ON CONFLICT (name) DO NOTHING",
+            token.name,
+            token.token_hash,
+            " ".join(token.scopes),
+            _to_us(token.created_at),
+        )
+        return added > 0
+
+    async def api_token_for_hash(self, token_hash: bytes) -> ApiTokenRecord | None:
+        """See `Store`."""
+        row = await self._file.one("SELECT * FROM api_tokens WHERE token_hash = ?", token_hash)
+        return None if row is None else _api_token(row)
+
+    async def get_api_token(self, name: str) -> ApiTokenRecord | None:
+        """See `Store`."""
+        row = await self._file.one("SELECT * FROM api_tokens WHERE name = ?", name)
+        return None if row is None else _api_token(row)
+
+    async def list_api_tokens(self) -> tuple[ApiTokenRecord, ...]:
+        """See `Store`."""
+        return tuple(
+            map(_api_token, await self._file.all("SELECT * FROM api_tokens ORDER BY name"))
+        )
+
+    async def delete_api_token(self, name: str) -> bool:
+        """See `Store`."""
+        return await self._file.execute("DELETE FROM api_tokens WHERE name = ?", name) > 0
+
+    async def add_signing_key(self, key: SigningKeyRecord, known: Iterable[str]) -> bool:
+        """See `Store`."""
+        added = await self._file.execute(
+            "INSERT INTO signing_keys SELECT ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM signing_keys"
+            " WHERE kid NOT IN (SELECT value FROM json_each(?)))"
+            " ON CONFLICT DO NOTHING",
+            key.kid,
+            self._vault.seal(key.private_key_pem, f"signing:{key.kid}"),
+            _to_us(key.created_at),
+            json.dumps(list(known)),
+        )
+        return added > 0
+
+    async def list_signing_keys(self) -> tuple[SigningKeyRecord, ...]:
+        """See `Store`."""
+        rows = await self._file.all("SELECT * FROM signing_keys ORDER BY created_at, kid")
+        return tuple(
+            SigningKeyRecord(kid, self._vault.open(sealed, f"signing:{kid}"), _time(created_at))
+            for kid, sealed, created_at in rows
+        )
+
+    async def delete_signing_key(self, kid: str) -> bool:
+        """See `Store`."""
+        return await self._file.execute("DELETE FROM signing_keys WHERE kid = ?", kid) > 0
+
     async def put_drain(
         self, target: str, since: datetime, deadline: datetime | None = None
     ) -> None:
@@ -299,6 +358,10 @@ class SqliteStore:
 
 def _client(row: Row) -> ClientRecord:
     return ClientRecord(row[0], row[1], row[2], _time(row[3]), row[4])
+
+
+def _api_token(row: Row) -> ApiTokenRecord:
+    return ApiTokenRecord(row[0], row[1], tuple(row[2].split()), _time(row[3]))
 
 
 def _app_ids(connection: sqlite3.Connection, titles: list[str]) -> dict[str, int]:

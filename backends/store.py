@@ -15,11 +15,13 @@ from typing import Protocol
 from backends.model import BackendId
 from backends.records import (
     AgentRecord,
+    ApiTokenRecord,
     ClientRecord,
     DrainRecord,
     IdentityRecord,
     PairingRecord,
     SessionRecord,
+    SigningKeyRecord,
     StickyRecord,
 )
 
@@ -101,6 +103,33 @@ class Store(Protocol):
 
     async def list_agents(self) -> tuple[AgentRecord, ...]:
         """Give the agents that hold tokens, by id."""
+
+    async def add_api_token(self, token: ApiTokenRecord) -> bool:
+        """Keep a token of the admin API, unless there is one of its name: False then."""
+
+    async def api_token_for_hash(self, token_hash: bytes) -> ApiTokenRecord | None:
+        """Find a token of the admin API by its hash, as of now: never from a cache."""
+
+    async def get_api_token(self, name: str) -> ApiTokenRecord | None:
+        """Find a token of the admin API by its name, as of now: never from a cache."""
+
+    async def list_api_tokens(self) -> tuple[ApiTokenRecord, ...]:
+        """Give the admin API's tokens, by name."""
+
+    async def delete_api_token(self, name: str) -> bool:
+        """Make a token of the admin API worthless."""
+
+    async def add_signing_key(self, key: SigningKeyRecord, known: Iterable[str]) -> bool:
+        """Keep a key, unless there is one whose id is not among `known`: False then.
+
+        So two edges that both want a new key make but one.
+        """
+
+    async def list_signing_keys(self) -> tuple[SigningKeyRecord, ...]:
+        """Give the keys that JWTs are signed with, the oldest first."""
+
+    async def delete_signing_key(self, kid: str) -> bool:
+        """Forget a key that nothing valid is signed with any more."""
 
     async def put_drain(
         self, target: str, since: datetime, deadline: datetime | None = None

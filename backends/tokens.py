@@ -1,18 +1,24 @@
-"""Agents' tokens: 256 random bits, of which only the SHA-256 is ever kept."""
+"""Long-lived tokens: 256 random bits, of which only the SHA-256 is ever kept."""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
 
-_PREFIX = "moonhost-agent-"
+_AGENT_PREFIX = "moonhost-agent-"
+_API_PREFIX = "moonhost-api-"
 _RANDOM_BYTES = 32
 max_token_characters = 256
 
 
 def new_agent_token() -> str:
     """Make a token; the prefix lets secret scanners and people recognise one that leaked."""
-    return _PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
+    return _AGENT_PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
+
+
+def new_api_token() -> str:
+    """Make a token of the admin API, for a person or a service."""
+    return _API_PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
 
 
 def token_hash(token: str) -> bytes:

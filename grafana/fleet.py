@@ -195,10 +195,14 @@ _launches: Final = Row(
         ),
         Panel(
             "Pairings and wakes",
-            "Pairings that are over, and what came of wishes to wake hosts.",
+            "Pairings that are over, what came of wishes to wake hosts, and of tokens shown to the "
+            "admin API.",
             "reqps",
             (
                 Query(per_second("moonhost_pairings_total", edge, "outcome"), "{{outcome}}"),
+                Query(
+                    per_second("moonhost_admin_logins_total", edge, "outcome"), "token: {{outcome}}"
+                ),
                 Query(per_second("moonhost_wakes_total", edge, "outcome"), "wake: {{outcome}}"),
             ),
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +12,13 @@ from typing import Any, Final, Self
 
 import httpx
 
-from moonhost.errors import CommandFailed
+from moonhost.admin_auth import JwtAuth, problem_of
+from moonhost.errors import AdminError
 from proxy import state_dir
 from proxy.config import ProxyConfig
+from settings import read_secret
+
+__all__ = ["AdminClient", "AdminError"]
 
 request_timeout_s: Final = 45.0
 """Longer than a stream of events is ever silent."""
@@ -22,23 +27,31 @@ max_items: Final = 100_000
 _data: Final = "data: "
 
 
-class AdminError(CommandFailed):
-    """The edge could not be asked, or refused; ``str()`` says what to do."""
-
-    def __init__(self, message: str, status: int | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-
-
 class AdminClient:
     """A connection to the admin API of one edge; an async context manager."""
 
-    def __init__(self, address: str, port: int, token: str) -> None:
+    def __init__(
+        self,
+        address: str,
+        port: int,
+        auth: httpx.Auth,
+        *,
+        hostname: str = "",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         host = f"[{address}]" if ":" in address else address
         self._where = f"{host}:{port}"
+
+        async def name_edge(request: httpx.Request) -> None:
+            # It proves to be `hostname`, at whatever address it is asked.
+            request.extensions["sni_hostname"] = hostname
+
         self._http = httpx.AsyncClient(
-            base_url=f"http://{self._where}",
-            headers={"Authorization": f"Bearer {token}"},
+            base_url=f"{'http' if tls is None else 'https'}://{self._where}",
+            auth=auth,
+            # To make a context takes 60 ms, and http:// has no use for one.
+            verify=tls or False,
+            event_hooks={} if tls is None else {"request": [name_edge]},
             timeout=request_timeout_s,
             trust_env=False,
         )
@@ -48,11 +61,24 @@ class AdminClient:
         """Return the client for the edge that runs with this configuration.
 
         Raises:
-            AdminError: its token cannot be read.
+            AdminError: its token, or the CA's file, cannot be read.
+            settings.ConfigError: the same, of the file that ``admin.token_file`` names.
 
         """
-        path = config.state_dir / state_dir.admin_token
-        return cls(config.admin.address, config.admin.port, _read(path))
+        admin = config.admin
+        if admin.token_file is None:
+            path = config.state_dir / state_dir.admin_token
+            token = _read(path)
+        else:
+            path = admin.token_file
+            token = read_secret(path)
+        return cls(
+            admin.address,
+            admin.port,
+            JwtAuth(token, str(path)),
+            hostname=config.hostname,
+            tls=None if admin.certificate is None else _tls(admin.ca_file),
+        )
 
     async def __aenter__(self) -> Self:
         await self._http.__aenter__()
@@ -92,7 +118,7 @@ class AdminClient:
             async with self._http.stream("GET", path, params=query) as response:
                 if response.is_error:
                     await response.aread()
-                    raise _error(response)
+                    raise AdminError(problem_of(response), response.status_code)
                 async for line in response.aiter_lines():
                     if line.startswith(_data):
                         yield json.loads(line.removeprefix(_data))
@@ -123,7 +149,7 @@ class AdminClient:
         with self._told_plainly():
             response = await self._http.request(method, path, json=body, params=query)
         if response.is_error:
-            raise _error(response)
+            raise AdminError(problem_of(response), response.status_code)
         return response.json() if response.content else None
 
     @contextmanager
@@ -131,18 +157,28 @@ class AdminClient:
         try:
             yield
         except httpx.TransportError as error:
+            if _is_of_certificate(error):
+                raise AdminError(
+                    f"the edge at {self._where} does not prove that it is the hostname of this "
+                    "configuration: name the CA of its certificate as admin.ca_file."
+                ) from error
             raise AdminError(
                 f"no edge answers at {self._where}: is `moonhost proxy` running with this "
                 f"configuration? ({type(error).__name__})"
             ) from error
 
 
-def _error(response: httpx.Response) -> AdminError:
+def _is_of_certificate(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _tls(ca_file: Path | None) -> ssl.SSLContext:
     try:
-        told = str(response.json()["detail"])
-    except (ValueError, KeyError, TypeError):
-        told = f"the edge answered with status {response.status_code}"
-    return AdminError(told, response.status_code)
+        return ssl.create_default_context(cafile=ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise AdminError(f"admin.ca_file {ca_file} cannot be used: {error}") from None
 
 
 def _read(path: Path) -> str:

@@ -7,7 +7,6 @@ import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -17,8 +16,6 @@ import trio
 from cyclopts import Parameter
 
 from backends.errors import BackendError
-from backends.model import is_valid_name
-from backends.tokens import new_agent_token, token_hash
 from moonhost import logs, operate
 from moonhost.cli_options import (
     AsJson,
@@ -30,12 +27,11 @@ from moonhost.cli_options import (
     proxy_settings,
 )
 from moonhost.errors import CommandFailed
+from moonhost.tokens import token_app
 from moonlight.serverinfo import default_http_port
-from proxy import state_dir
 from proxy.config import ProxyConfig
 from proxy.edge import RunningEdge, run_edge
 from proxy.errors import EdgeError
-from proxy.stores import open_store
 from settings import ConfigError, load_toml
 from settings.reloading import Reloading
 
@@ -54,7 +50,6 @@ app = cyclopts.App(
     backend="trio",
     version_flags=["--version"],
 )
-token_app = cyclopts.App(name="token", help="Make tokens.")
 app.command(token_app)
 for command in operate.commands:
     app.command(command)
@@ -150,24 +145,6 @@ async def agent(
 
     with trio.open_signal_receiver(signal.SIGHUP) as hangups:
         await _until_signal(lambda: run_agent(settings, follow=follow))
-
-
-@token_app.command(name="agent")
-async def token_agent(name: str, *, config: ProxyConfigPath = default_proxy_config) -> None:
-    """Make a token for an agent and print it, once: only a hash of it is kept.
-
-    NAME is the agent's id in its configuration. The edge need not be running, nor be restarted.
-    """
-    if not is_valid_name(name):
-        raise CommandFailed(
-            "An agent's name has 1 to 64 letters, digits, dots, dashes or underscores."
-        )
-    settings = proxy_settings(config)
-    state_dir.prepare(settings.state_dir)
-    token = new_agent_token()
-    async with open_store(settings) as store:
-        await store.put_agent_token(name, token_hash(token), datetime.now(UTC))
-    print(token)
 
 
 @app.command(name="simulate-host")

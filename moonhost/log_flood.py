@@ -8,6 +8,7 @@ from typing import Final
 
 strangers_events: Final = frozenset(
     {
+        "admin_token_wrong",
         "agent_connection_failed",
         "agent_connection_refused",
         "bad_control_message",

@@ -49,7 +49,7 @@ async def pair(
     async with AdminClient.of(proxy_settings(config)) as edge:
         pending = await edge.get_all("/api/v1/pairings")
         if pin is None:
-            _show(pending, as_json, ("id", "address", "device", "asked_at"), "No device waits.")
+            show(pending, as_json, ("id", "address", "device", "asked_at"), "No device waits.")
             return
         attempt = request or _only(pending)
         result = await edge.post(f"/api/v1/pairings/{attempt}", {"pin": pin, "user": user})
@@ -155,7 +155,7 @@ async def explain(
     for line in explanation(told):
         print(line)
     columns = ("id", "region", "distance_km", "excluded", *_how_full, "rtt_ms")
-    _show(told["backends"], as_json, columns, "No agent has connected.")
+    show(told["backends"], as_json, columns, "No agent has connected.")
 
 
 async def drain(
@@ -182,7 +182,7 @@ async def drain(
             drains = await edge.get_all("/api/v1/drains")
         else:
             raise CommandFailed("Say what to drain: moonhost drain AGENT/HOST --deadline ...")
-    _show(drains, as_json, ("target", "since", "deadline", "sessions"), "Nothing drains.")
+    show(drains, as_json, ("target", "since", "deadline", "sessions"), "Nothing drains.")
 
 
 async def undrain(target: str, *, config: ProxyConfigPath = default_proxy_config) -> None:
@@ -254,12 +254,11 @@ async def _list(
 ) -> None:
     async with AdminClient.of(proxy_settings(config)) as edge:
         rows = await edge.get_all(f"/api/v1/{what}")
-    _show(rows, as_json, columns, nothing)
+    show(rows, as_json, columns, nothing)
 
 
-def _show(
-    rows: list[dict[str, Any]], as_json: bool, columns: tuple[str, ...], nothing: str
-) -> None:
+def show(rows: list[dict[str, Any]], as_json: bool, columns: tuple[str, ...], nothing: str) -> None:
+    """Print rows as a table or as JSON, or that there is `nothing`."""
     if as_json:
         print(json.dumps(rows))
         return
@@ -279,6 +278,8 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, list):
+        return ",".join(map(_cell, value)) or "-"
     return plain(value)
 
 

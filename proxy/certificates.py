@@ -11,12 +11,17 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 from cryptography import x509
 
 from proxy import state_dir
 from proxy.config import ProxyConfig
 from proxy.errors import StartFailed
+
+admin_protocols: Final = ("http/1.1",)
+"""Of HTTP/2 an answer that is under way when the edge stops would never end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +81,27 @@ def of_agents_port(config: ProxyConfig) -> Shown:
         config.state_dir, config.hostname, agents.certificate, agents.private_key
     )
     chain = agents.certificate or config.state_dir / state_dir.agents_certificate
+    return _shown("agents", context, chain)
+
+
+def of_admin_port(certificate: Path, private_key: Path) -> Read:
+    """Return what reads the certificate that callers of the admin API are shown."""
+
+    def read(_config: ProxyConfig) -> Shown:
+        context = state_dir.check_certificate("admin", certificate, private_key)
+        # The context of the connection has a say in it, too.
+        context.set_alpn_protocols(admin_protocols)
+        return _shown("admin", context, certificate)
+
+    return read
+
+
+def _shown(section: str, context: ssl.SSLContext, chain: Path) -> Shown:
     try:
         return Shown(context, valid_until(chain.read_bytes()))
     except ValueError as error:
         raise StartFailed(
-            "agents_certificate", f"{chain} holds something that is no certificate: {error}"
+            f"{section}_certificate", f"{chain} holds something that is no certificate: {error}"
         ) from error
 
 

@@ -109,16 +109,32 @@ class Agents(_Section):
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Agents:
-        if (self.certificate is None) != (self.private_key is None):
-            raise ValueError("certificate and private_key belong together: set both or neither")
+        _check_both_or_none(self.certificate, self.private_key)
         return self
 
 
 class Admin(_Section):
-    """Where ``moonhost pair`` and the other commands reach a running edge."""
+    """Where ``moonhost pair`` and the other commands reach a running edge, and who may use it."""
 
     address: Address = "127.0.0.1"
     port: Port = 47980
+    certificate: Path | None = None
+    private_key: Path | None = None
+    ca_file: Path | None = None
+    token_file: Path | None = None
+    key_lifetime_days: Annotated[int, Field(ge=1, le=365)] = 30
+
+    @model_validator(mode="after")
+    def _whole_or_no_tls(self) -> Admin:
+        _check_both_or_none(self.certificate, self.private_key)
+        if self.ca_file is not None and self.certificate is None:
+            raise ValueError("ca_file is of use only with certificate and private_key")
+        return self
+
+
+def _check_both_or_none(certificate: Path | None, private_key: Path | None) -> None:
+    if (certificate is None) != (private_key is None):
+        raise ValueError("certificate and private_key belong together: set both or neither")
 
 
 class StoreConfig(_Section):

@@ -7,14 +7,12 @@ import uuid
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
 
-import hypercorn.trio
 import structlog
 import trio
-from starlette.applications import Starlette
 
 from backends.errors import StoreError
 from backends.geoip import GeoDatabase
@@ -28,10 +26,10 @@ from moonlight.tls import server_context
 from moonlight.video_encryption import VideoSealer
 from moonlight.wake import format_mac, own_mac
 from proxy import state_dir
+from proxy.admin import port as admin_port
 from proxy.admin.api import AdminApi
-from proxy.admin.gate import BearerGate
+from proxy.admin.authority import Authority
 from proxy.admin.resources import resources
-from proxy.admin.sockets import ImpatientConfig
 from proxy.assets import Assets
 from proxy.certificates import Certificates, of_agents_port
 from proxy.client_flow import ClientFlow, FlowEnd
@@ -74,7 +72,6 @@ from settings.reloading import Reloading
 _log = structlog.get_logger()
 
 min_waiting_agents: Final = 512
-admin_grace_s: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +222,13 @@ class _Edge:
             max_connections_per_address=config.limits.max_connections_per_address,
             proxies=TrustedProxies(config.listen.proxy_protocol_from),
         )
+        self._authority = Authority(
+            store,
+            issuer=config.hostname,
+            local_token=state_dir.local_token(config.state_dir, config.admin.token_file),
+            key_lifetime=timedelta(days=config.admin.key_lifetime_days),
+            dismiss=self._fleet.dismiss,
+        )
         self._certificates = Certificates()
         self._reloading = Reloading(
             config, reloadable, self._parts().prepare, (StartFailed, OSError)
@@ -235,6 +239,8 @@ class _Edge:
             rtsp_messages=self._rtsp.messages,
             rtsp_malformed=self._rtsp.malformed,
             http_refused=self._web.refused,
+            admin_logins=self._authority.attempts,
+            admin_refused=self._authority.gate.refused,
             store=store_figures,
             certificates=self._certificates.valid_until,
             reloads=self._reloading.figures,
@@ -371,10 +377,14 @@ class _Edge:
             metrics=registry(collector),
             store_up=lambda: self._figures.store.up,
             why_not_ready=self._figures.why_not_ready,
+            stands=self._authority.gate.stands,
         )
-        gate = BearerGate(state_dir.load_or_create_admin_token(self._config.state_dir))
-        api = AdminApi(gate, endpoints)
-        await self._nursery.start(_serve_admin, api.application(), self._config)
+        await self._authority.keys.load()
+        api = AdminApi(self._authority.gate, [*endpoints, *self._authority.endpoints()])
+        await self._nursery.start(
+            admin_port.serve, api.application(), self._config, self._certificates
+        )
+        self._nursery.start_soon(self._authority.keys.watch)
 
     def _start_flow(self, session: Session, kind: Flow, terms: FlowTerms) -> None:
         async def open_channel() -> DatagramChannel:
@@ -453,27 +463,3 @@ def _translation(terms: FlowTerms, *, alone: bool) -> Translation:
         return PingTranslation(terms.edge_secret, host_payload, without_payload=alone)
     host_data = terms.host_secret if isinstance(terms.host_secret, int) else None
     return ConnectTranslation(terms.edge_secret, host_data, without_data=alone)
-
-
-async def _serve_admin(
-    application: Starlette,
-    config: ProxyConfig,
-    *,
-    task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    settings = ImpatientConfig()
-    address = config.admin.address
-    host = f"[{address}]" if ":" in address else address
-    settings.bind = [f"{host}:{config.admin.port}"]
-    settings.graceful_timeout = admin_grace_s
-    settings.shutdown_timeout = admin_grace_s
-    settings.errorlog = None
-    settings.include_server_header = False
-    try:
-        await hypercorn.trio.serve(application, settings, task_status=task_status)  # type: ignore[arg-type]
-    except OSError as error:
-        raise StartFailed(
-            "port_taken",
-            f"cannot listen on {settings.bind[0]} for the admin API: {error.strerror}. "
-            "Set another admin.port in the configuration.",
-        ) from error

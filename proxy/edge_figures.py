@@ -29,6 +29,8 @@ class EdgeFigures:
     rtsp_messages: Counter[tuple[str, RtspOutcome]] = field(default_factory=Counter)
     rtsp_malformed: Counter[str] = field(default_factory=Counter)
     http_refused: Counter[tuple[str, str]] = field(default_factory=Counter)
+    admin_logins: Counter[str] = field(default_factory=Counter)
+    admin_refused: Counter[str] = field(default_factory=Counter)
     flow_ends: Counter[tuple[Flow, FlowEnd]] = field(default_factory=Counter)
     """Flows that ended by themselves, by kind and why."""
     store: StoreFigures = field(default_factory=StoreFigures)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class EdgeError(Exception):
     """Something failed at the edge.
@@ -18,16 +20,16 @@ class EdgeError(Exception):
 class Refused(EdgeError):
     """A client asked for what cannot be had.
 
-    Its message is read by a person in their Moonlight app; `status` is the answer's status code.
-    `retry_after_s` is when to ask again, where that is known.
+    Its message is read by a person in their Moonlight app, or by a caller of the admin API;
+    `status` is the answer's status code, and `headers` are more of its headers.
     """
 
     def __init__(
-        self, status: int, reason: str, message: str, *, retry_after_s: int | None = None
+        self, status: int, reason: str, message: str, *, headers: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(reason, message)
         self.status = status
-        self.retry_after_s = retry_after_s
+        self.headers: Mapping[str, str] = headers or {}
 
 
 class HostUnavailable(EdgeError):

@@ -39,6 +39,9 @@ from revdial.tunnel import AgentTunnel
 _log = structlog.get_logger()
 
 agent_offline: Final = "agent_offline"
+dismissal_s: Final = 30.0
+"""How long a dismissed agent is not taken: more than a handshake lasts, which may have been under
+way with a token that was good when it began."""
 min_gpu_memory_bytes: Final = 2 << 30
 """A smaller GPU is one that borrows the machine's memory: its own little bit is always full."""
 
@@ -115,6 +118,16 @@ class Fleet:
         self._catalogue: _Catalogue | None = None
         self._allowed_catalogues: dict[Access, tuple[AppCatalogue, AppCatalogue]] = {}
         self._arrival = trio.Event()
+        self._dismissed: dict[str, float] = {}
+
+    def dismiss(self, agent_id: str) -> None:
+        """End an agent's tunnel: its tokens were revoked, so it does not come back."""
+        now = trio.current_time()
+        self._dismissed = {
+            agent: at for agent, at in self._dismissed.items() if now - at < dismissal_s
+        } | {agent_id: now}
+        if (tunnel := self._tunnels.get(agent_id)) is not None:
+            tunnel.close(messages.CloseCode.DONE, "token_revoked")
 
     def apply(
         self,
@@ -135,6 +148,10 @@ class Fleet:
 
     async def serve_agent(self, tunnel: AgentTunnel) -> None:
         """Offer an agent's hosts; when its tunnel ends they are unhealthy, and later forgotten."""
+        dismissed_at = self._dismissed.get(tunnel.agent_id)
+        if dismissed_at is not None and trio.current_time() - dismissed_at < dismissal_s:
+            _log.warning("agent_refused", agent=tunnel.agent_id, reason="token_revoked")
+            return
         try:
             connection = self._registry.agent_connected(_offering(tunnel), now=trio.current_time())
         except InvalidOffer as error:

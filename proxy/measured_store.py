@@ -12,7 +12,7 @@ from backends.store import Store
 from proxy.tallies import Histogram
 
 _bounds_s: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-_reading: Final = ("get_", "list_", "agent_for_")
+_reading: Final = ("get_", "list_", "agent_for_", "api_token_for_")
 READ: Final = "read"
 WRITE: Final = "write"
 

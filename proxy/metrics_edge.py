@@ -14,6 +14,8 @@ from backends.model import State
 from backends.selection import Reason
 from backends.selection import Refusal as NoBackendReason
 from moonlight.flows import Flow
+from proxy.admin.denials import Denial
+from proxy.admin.token_check import LoginOutcome
 from proxy.client_flow import FlowEnd
 from proxy.doors import Doors
 from proxy.edge_figures import EdgeFigures
@@ -201,6 +203,12 @@ def _of_play(parts: EdgeParts) -> Iterator[Metric]:
         [((str(kind), str(end)), count) for (kind, end), count in flows.items()],
     )
     yield counter(
+        "admin_logins",
+        "Long-lived tokens shown to the admin API, to log in or for a JWT, by outcome.",
+        ("outcome",),
+        by_reason(figures.admin_logins, LoginOutcome),
+    )
+    yield counter(
         "wakes",
         "What came of wishes to wake hosts.",
         ("outcome",),
@@ -248,6 +256,8 @@ def _refused_input(parts: EdgeParts, figures: EdgeFigures) -> Samples:
         yield ("rtsp_malformed", reason), count
     for (reason,), count in by_reason(parts.waker.dropped):
         yield ("wake", reason), count
+    for (reason,), count in by_reason(figures.admin_refused, Denial):
+        yield ("admin", reason), count
     yield from figures.http_refused.items()
     yield from parts.media.refused.items()
 

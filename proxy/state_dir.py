@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import ssl
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -16,7 +15,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from backends.tokens import max_token_characters, new_api_token
 from proxy.errors import StartFailed
+from settings import ConfigError, read_secret
 
 database: Final = "edge.sqlite"
 store_key: Final = "store.key"
@@ -25,7 +26,6 @@ agents_certificate: Final = "agents.pem"
 agents_private_key: Final = "agents.key"
 
 _certificate_years: Final = 20
-_token_bytes: Final = 32
 _min_token_characters: Final = 16
 _private: Final = 0o600
 
@@ -50,26 +50,38 @@ def prepare(state_dir: Path) -> None:
         ) from error
 
 
-def load_or_create_admin_token(state_dir: Path) -> str:
-    """Return the token that the command line shows to the edge.
+def local_token(state_dir: Path, token_file: Path | None) -> str:
+    """Return the local operator's token: from `token_file`, or one that is made at first.
 
     Raises:
         StartFailed: the file cannot be read or made, or what it holds would protect nothing.
 
     """
+    if token_file is not None:
+        try:
+            token = read_secret(token_file)
+        except ConfigError as error:
+            raise StartFailed("admin_token", str(error)) from error
+        what_to_do = "put a longer one there, as from `openssl rand -hex 32`."
+        return _strong(token, token_file, what_to_do)
     path = state_dir / admin_token
     try:
         if not path.exists():
-            _write_private(path, secrets.token_urlsafe(_token_bytes).encode() + b"\n")
+            _write_private(path, new_api_token().encode() + b"\n")
         path.chmod(_private)
         token = path.read_bytes().decode("ascii", "replace").strip()
     except OSError as error:
         raise StartFailed("admin_token", f"{path} cannot be used: {error.strerror}") from error
-    if len(token) < _min_token_characters or not all("!" <= letter <= "~" for letter in token):
+    return _strong(token, path, "delete it, and a new one is made at the next start.")
+
+
+def _strong(token: str, path: Path, what_to_do: str) -> str:
+    is_long = _min_token_characters <= len(token) <= max_token_characters
+    if not is_long or not all("!" <= letter <= "~" for letter in token):
         raise StartFailed(
             "admin_token",
-            f"{path} does not hold a token of at least {_min_token_characters} characters: "
-            "delete it, and a new one is made at the next start.",
+            f"{path} does not hold a token of {_min_token_characters} to {max_token_characters} "
+            f"characters: {what_to_do}",
         )
     return token
 
@@ -91,13 +103,23 @@ def agents_context(
         private_key = state_dir / agents_private_key
         if not (certificate.exists() and private_key.exists()):
             _make_certificate(hostname, certificate, private_key)
+    return check_certificate("agents", certificate, private_key)
+
+
+def check_certificate(section: str, certificate: Path, private_key: Path) -> ssl.SSLContext:
+    """Return the TLS context of a server with these files, which a section of settings names.
+
+    Raises:
+        StartFailed: they cannot be used.
+
+    """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         context.load_cert_chain(certificate, private_key)
     except (OSError, ssl.SSLError) as error:
         raise StartFailed(
-            "agents_certificate",
-            f"agents.certificate {certificate} and agents.private_key {private_key} "
+            f"{section}_certificate",
+            f"{section}.certificate {certificate} and {section}.private_key {private_key} "
             f"cannot be used: {error}",
         ) from error
     return context

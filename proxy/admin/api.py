@@ -14,6 +14,7 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 
+from proxy.admin.credentials import cookie_name
 from proxy.admin.endpoints import Asked, Endpoint, NoParameters, base_path
 from proxy.admin.gate import Gate
 from proxy.admin.openapi import document
@@ -21,7 +22,6 @@ from proxy.admin.scopes import ANYBODY
 from proxy.admin.serving import application
 from proxy.version import version
 
-login_cookie: Final = "__Host-moonhost"
 document_path: Final = f"{base_path}/openapi.json"
 
 
@@ -51,7 +51,7 @@ class AdminApi:
             Endpoint("GET", f"{base_path}/", self.show_index, ANYBODY),
             Endpoint("GET", document_path, self.show_document, ANYBODY),
         )
-        self._document = document(self.endpoints, version(), login_cookie)
+        self._document = document(self.endpoints, version(), cookie_name)
 
     def application(self) -> Starlette:
         """Return the application, for any ASGI server on trio."""

@@ -38,8 +38,7 @@ class Asked(Generic[_Path, _Query, _Body]):
     query: _Query
     body: _Body
     """None where the endpoint takes none."""
-    caller: Caller | None
-    """None where anybody may ask."""
+    caller: Caller
     request: Request
     answer_headers: dict[str, str]
     """What the handler adds to those of its answer."""

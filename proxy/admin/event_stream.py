@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Annotated, Final
 
@@ -13,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from proxy.admin.endpoints import Asked, Endpoint, NoParameters
+from proxy.admin.gate import Caller
 from proxy.admin.http import refusal
 from proxy.admin.paging import PageQuery, page
 from proxy.admin.scopes import READERS
@@ -74,12 +76,19 @@ class EventsApi:
 
     Args:
         events: those of the edge.
+        stands: tells whether a caller who was admitted still is.
         max_open: how many streams there may be at once.
 
     """
 
-    def __init__(self, events: Events, max_open: int = max_streams) -> None:
+    def __init__(
+        self,
+        events: Events,
+        stands: Callable[[Caller], Awaitable[bool]],
+        max_open: int = max_streams,
+    ) -> None:
         self._events = events
+        self._stands = stands
         self._max_open = max_open
         self.open = 0
         """Streams that are being sent."""
@@ -114,14 +123,13 @@ class EventsApi:
         if seen_id is None:
             after = asked.query.after
             seen_id = self._events.last_id if after is UNSET else after
-        ends_at = None if asked.caller is None else asked.caller.expires_at
-        return EventStream(self, seen_id, ends_at)
+        return EventStream(self, seen_id, asked.caller)
 
-    async def send(self, seen_id: int, ends_at: datetime | None, send: Send) -> None:
-        """Send events until the authorisation ends, or the caller is cancelled."""
-        deadline = trio.current_time() + _seconds_until(ends_at)
+    async def send(self, seen_id: int, reader: Caller, send: Send) -> None:
+        """Send events until the reader's authorisation ends, or this is cancelled."""
+        deadline = trio.current_time() + _seconds_until(reader.expires_at)
         await _write(send, ": events follow\n\n")
-        while trio.current_time() < deadline:
+        while trio.current_time() < deadline and await self._stands(reader):
             patience_s = min(comment_interval_s, deadline - trio.current_time())
             with trio.move_on_after(patience_s) as silence:
                 await self._events.wait_for_newer(seen_id)
@@ -145,7 +153,7 @@ class EventsApi:
                 503,
                 "too_many_streams",
                 f"{self._max_open} streams are open already. Close one, or try again later.",
-                retry_after_s=retry_after_s,
+                headers={"Retry-After": str(retry_after_s)},
             )
         self.open += 1
 
@@ -155,12 +163,12 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, api: EventsApi, seen_id: int, ends_at: datetime | None) -> None:
+    def __init__(self, api: EventsApi, seen_id: int, reader: Caller) -> None:
         super().__init__(headers={"Cache-Control": "no-store"})
         del self.headers["content-length"]
         self._api = api
         self._seen_id = seen_id
-        self._ends_at = ends_at
+        self._reader = reader
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the reader is gone or may read no longer."""
@@ -176,7 +184,7 @@ class EventStream(Response):
                 return
             async with flat_nursery() as nursery:
                 nursery.start_soon(_until_gone, receive, nursery.cancel_scope)
-                await self._api.send(self._seen_id, self._ends_at, send)
+                await self._api.send(self._seen_id, self._reader, send)
                 nursery.cancel_scope.cancel()
         finally:
             self._api.open -= 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import aclosing, suppress
-from http import HTTPStatus
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
@@ -136,9 +135,4 @@ def problem(
 
 def refusal(error: Refused) -> Response:
     """Return what a caller is told of a refusal."""
-    headers = {}
-    if error.status == HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = "Bearer"
-    if error.retry_after_s is not None:
-        headers["Retry-After"] = str(error.retry_after_s)
-    return problem(error.status, error.reason, str(error), headers)
+    return problem(error.status, error.reason, str(error), error.headers)

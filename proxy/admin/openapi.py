@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+from proxy.admin.denials import Denial, reasons_of
 from proxy.admin.endpoints import Endpoint, Shape, base_path
 from proxy.admin.http import Problem, json_type, problem_type
 
@@ -134,9 +135,10 @@ def _problems(endpoint: Endpoint, shape: Shape) -> dict[int, Sequence[str]]:
     if shape.body is not None:
         common[400] += ("bad_body", "body_cut_short")
         common |= {408: ("body_too_slow",), 413: ("body_too_large",), 415: ("not_json",)}
+    common[403] = (Denial.FOREIGN_ORIGIN,)
     if endpoint.scopes:
-        common |= {401: ("unauthorized",), 403: ("forbidden",)}
-        common[503] = ("unavailable",)
+        common |= {401: reasons_of(401), 403: reasons_of(403)}
+        common[503] = ("unavailable", *reasons_of(503))
     own = endpoint.problems
     return {status: (*common.get(status, ()), *own.get(status, ())) for status in {*common, *own}}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from prometheus_client import CollectorRegistry
 
@@ -15,6 +15,7 @@ from proxy.admin.edge_status import EdgeApi
 from proxy.admin.endpoints import Endpoint
 from proxy.admin.event_stream import EventsApi
 from proxy.admin.explain import ExplainApi
+from proxy.admin.gate import Caller
 from proxy.admin.pairings import PairingsApi
 from proxy.admin.sessions import SessionsApi
 from proxy.config import ProxyConfig
@@ -40,8 +41,9 @@ def resources(
     metrics: CollectorRegistry,
     store_up: Callable[[], bool],
     why_not_ready: Callable[[], str | None],
+    stands: Callable[[Caller], Awaitable[bool]],
 ) -> list[Endpoint]:
-    """Return what can be asked of these parts; see `EdgeApi` for `config` and the last three."""
+    """Return what can be asked of these parts; see `EdgeApi` and `EventsApi`."""
     groups = (
         EdgeApi(
             config=config,
@@ -60,6 +62,6 @@ def resources(
         SessionsApi(store, fleet, keeper, play, media),
         ClientsApi(store, keeper.table, nvhttp, access, fleet.events),
         PairingsApi(desk, fleet.locate, access),
-        EventsApi(fleet.events),
+        EventsApi(fleet.events, stands),
     )
     return [endpoint for group in groups for endpoint in group.endpoints()]

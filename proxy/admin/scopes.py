@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final
 
@@ -26,3 +27,25 @@ WAITING_ROOM: Final = READERS | PAIRERS
 OPERATORS: Final = frozenset({Scope.OPERATE, Scope.ADMIN})
 ADMINS: Final = frozenset({Scope.ADMIN})
 ANYBODY: Final = frozenset[Scope]()
+
+_implied: Final = {
+    Scope.OPERATE: frozenset({Scope.OPERATE, Scope.READ}),
+    Scope.ADMIN: frozenset(Scope),
+}
+
+
+def implied_by(scopes: Iterable[Scope]) -> frozenset[Scope]:
+    """Return these scopes and all that they include."""
+    return frozenset(one for scope in scopes for one in _implied.get(scope, {scope}))
+
+
+def known_scopes(words: Iterable[str]) -> frozenset[Scope]:
+    """Return the scopes among some words, which a newer edge may have written."""
+    known = {str(scope): scope for scope in Scope}
+    return frozenset(known[word] for word in words if word in known)
+
+
+def in_order(scopes: Iterable[Scope]) -> list[Scope]:
+    """Return scopes the least first, as lists and JWTs have them."""
+    wanted = frozenset(scopes)
+    return [scope for scope in Scope if scope in wanted]

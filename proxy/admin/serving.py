@@ -70,9 +70,7 @@ class _Served:
 
     async def _answer(self, request: Request) -> Response:
         endpoint, shape = self.endpoint, self.shape
-        caller = None
-        if endpoint.scopes:
-            caller = await self.gate.admit(request, endpoint.scopes)
+        caller = await self.gate.admit(request, endpoint.scopes)
         asked = Asked(
             path=read_path(request.path_params, shape.path),
             query=read_query(request.query_params, shape.query),

@@ -241,6 +241,8 @@ async def test_tls_is_verified(tmp_path: Path) -> None:
         ("clients", ("HSET", CLIENT.id, b"\x93\x01"), lambda store: store.list_clients()),
         ("tokens", ("HSET", "a", b"\xff"), lambda store: store.agent_for_token_hash(b"a")),
         ("drains", ("HSET", "a", "soon"), lambda store: store.list_drains()),
+        ("api_tokens", ("HSET", "a", "x"), lambda store: store.get_api_token("a")),
+        ("signing_keys", ("HSET", "a", "x"), lambda store: store.list_signing_keys()),
         ("tokens", ("HSET", "a", "alpha"), lambda store: store.list_agents()),
         ("app_ids", ("HSET", "a", "b"), lambda store: store.app_ids_for(["a"])),
         ("session:s1", ("HSET", "updated_at", "x"), lambda store: store.update_session(SESSION)),

@@ -28,10 +28,12 @@ from backends.errors import StoreError
 from backends.model import BackendId
 from backends.records import (
     AgentRecord,
+    ApiTokenRecord,
     ClientRecord,
     DrainRecord,
     PairingRecord,
     SessionRecord,
+    SigningKeyRecord,
     StickyRecord,
 )
 from backends.redis import RedisStore
@@ -70,14 +72,18 @@ async def test_an_empty_store_has_nothing(open_store: OpenStore) -> None:
         assert await store.get_pairing(CLIENT.id, BACKEND) is None
         assert await store.get_sticky(CLIENT.id) is None
         assert await store.agent_for_token_hash(b"x" * 32) is None
+        assert await store.api_token_for_hash(b"x" * 32) is None
+        assert await store.get_api_token("anna") is None
         assert await store.app_ids_for([]) == {}
         lists = (
             await store.list_clients(),
             await store.list_sessions(),
             await store.list_agents(),
+            await store.list_api_tokens(),
+            await store.list_signing_keys(),
             await store.list_drains(),
         )
-        assert lists == ((), (), (), ())
+        assert lists == ((), (), (), (), (), ())
         assert not await store.delete_client(CLIENT.id)
         assert not await store.delete_pairing(CLIENT.id, BACKEND)
         assert not await store.delete_sticky(CLIENT.id, BACKEND)
@@ -85,6 +91,8 @@ async def test_an_empty_store_has_nothing(open_store: OpenStore) -> None:
         assert not await store.set_client_name(CLIENT.id, "TV")
         assert not await store.delete_session("s1")
         assert not await store.revoke_agent("alpha")
+        assert not await store.delete_api_token("anna")
+        assert not await store.delete_signing_key("k1")
         assert not await store.delete_drain("alpha")
 
 
@@ -263,6 +271,51 @@ async def test_tokens_rotate_and_are_revoked_together(open_store: OpenStore) -> 
         assert await store.revoke_agent("alpha")
         assert await store.agent_for_token_hash(new) is None
         assert await store.agent_for_token_hash(b"b" * 32) == "beta"
+
+
+ANNA = ApiTokenRecord("anna", b"a" * 32, ("read", "pair"), NOW)
+
+
+async def test_api_tokens_have_one_name_each(open_store: OpenStore) -> None:
+    namesake = replace(ANNA, token_hash=b"n" * 32, scopes=("admin",))
+    robot = ApiTokenRecord("a-robot", b"r" * 32, ("read",), NOW)
+    async with open_store() as store:
+        assert await store.add_api_token(ANNA)
+        assert not await store.add_api_token(namesake)
+        assert await store.add_api_token(robot)
+        assert await store.api_token_for_hash(namesake.token_hash) is None
+        assert await store.api_token_for_hash(ANNA.token_hash) == ANNA
+        assert await store.get_api_token("anna") == ANNA
+        assert await store.list_api_tokens() == (robot, ANNA)
+        assert await store.delete_api_token("anna")
+        assert await store.api_token_for_hash(ANNA.token_hash) is None
+        assert await store.add_api_token(namesake)
+        assert await store.list_api_tokens() == (robot, namesake)
+    assert b"a" * 9 not in repr(ANNA).encode()
+
+
+async def test_of_edges_that_both_want_a_new_key_one_gets_it(open_store: OpenStore) -> None:
+    first = SigningKeyRecord("k1", b"PRIVATE", NOW)
+    second = SigningKeyRecord("k2", b"PRIVATE", NOW + timedelta(days=30))
+    async with open_store() as store, open_store() as another:
+        assert await store.add_signing_key(first, ())
+        assert not await another.add_signing_key(replace(first, kid="kx"), ())
+        assert await store.add_signing_key(second, ["k1"])
+        assert not await another.add_signing_key(replace(second, kid="kx"), ["k1"])
+        assert await another.list_signing_keys() == (first, second)
+        assert await another.delete_signing_key("k1")
+        assert await store.list_signing_keys() == (second,)
+    assert "PRIVATE" not in repr(first)
+
+
+async def test_signing_keys_are_sealed(
+    open_store: OpenStore, open_with_another_key: OpenStore
+) -> None:
+    async with open_store() as store:
+        await store.add_signing_key(SigningKeyRecord("k1", b"PRIVATE", NOW), ())
+    async with open_with_another_key() as store:
+        with pytest.raises(StoreError, match="cannot be decrypted"):
+            await store.list_signing_keys()
 
 
 async def test_another_process_token_is_seen_at_once(open_store: OpenStore) -> None:

@@ -14,7 +14,14 @@ from store_values import BACKEND, IDENTITY, KEY, NEVER, NOW, OTHER
 
 from backends.errors import StoreError
 from backends.model import BackendId
-from backends.records import ClientRecord, PairingRecord, SessionRecord, StickyRecord
+from backends.records import (
+    ApiTokenRecord,
+    ClientRecord,
+    PairingRecord,
+    SessionRecord,
+    SigningKeyRecord,
+    StickyRecord,
+)
 from backends.redis import RedisStore
 from backends.sqlite import SqliteStore
 from backends.store import Store
@@ -29,6 +36,17 @@ sessions = st.builds(
     SessionRecord, ids, ids, targets, st.text(max_size=3), ids, times, times, st.binary(max_size=9)
 )
 identities = st.sampled_from([IDENTITY, OTHER])
+# No token has the hash of another name's: 256 random bits.
+api_tokens = st.builds(
+    lambda name, turn, scopes, at: ApiTokenRecord(name, f"{name}{turn}".encode(), scopes, at),
+    ids,
+    st.sampled_from("12"),
+    st.lists(st.sampled_from(["read", "pair"]), unique=True).map(tuple),
+    times,
+)
+api_hashes = st.builds(lambda name, turn: f"{name}{turn}".encode(), ids, st.sampled_from("12"))
+kids = st.sampled_from(["k1", "k2", "é"])
+signing_keys = st.builds(SigningKeyRecord, kids, st.binary(max_size=9), times)
 
 
 def calls(name: str, *arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[Operation]:
@@ -60,6 +78,14 @@ operations = st.one_of(
     calls("agent_for_token_hash", st.sampled_from([b"1", b"\xff"])),
     calls("revoke_agent", ids),
     calls("list_agents"),
+    calls("add_api_token", api_tokens),
+    calls("api_token_for_hash", api_hashes),
+    calls("get_api_token", ids),
+    calls("list_api_tokens"),
+    calls("delete_api_token", ids),
+    calls("add_signing_key", signing_keys, st.lists(kids)),
+    calls("list_signing_keys"),
+    calls("delete_signing_key", kids),
     calls("put_drain", targets, times, st.none() | times),
     calls("delete_drain", targets),
     calls("list_drains"),

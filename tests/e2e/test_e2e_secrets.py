@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import urllib.error
+import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import structlog
+import trio
 
 from backends.vault import load_or_create_key
 from moonlight.launch import LaunchRequest
@@ -33,16 +39,50 @@ async def test_no_secret_reaches_a_log(
             await client.stream()
             with pytest.raises(ClientFailed):
                 await client.stream("--app", "Snow")
-            secrets = await secrets_of(deployment) | rikeys
+            shown = await use_the_admin_api(deployment)
+            secrets = await secrets_of(deployment) | rikeys | shown
             await client.run("cancel")
     finally:
         structlog.reset_defaults()
 
     logged = "\n".join(lines + [record.getMessage() for record in caplog.records])
     assert "session_launched" in logged
+    assert "admin_token_wrong" in logged
     assert len(rikeys) >= 2
     for name, secret in sorted((kind, text) for text, kind in secrets.items()):
         assert secret not in logged, f"{name} is in a log"
+
+
+async def use_the_admin_api(deployment: Deployment) -> dict[str, str]:
+    """Show a token in every way, rightly and wrongly; return what was shown."""
+    async with deployment.admin() as edge:
+        body = {"kind": "api", "name": "anna", "scopes": ["read"]}
+        token = (await edge.post("/api/v1/tokens", body))["token"]
+    url = f"http://127.0.0.1:{deployment.config.admin.port}/api/v1"
+    async with httpx.AsyncClient() as client:
+        for shown in (token + "x", token):
+            bearer = {"Authorization": f"Bearer {shown}"}
+            made = await client.post(f"{url}/token", headers=bearer, json={})
+            cookie = await trio.to_thread.run_sync(log_in, f"{url}/login", shown)
+        access = made.json()["access_token"]
+        for headers in ({"Authorization": f"Bearer {access}x"}, {"Cookie": cookie}):
+            await client.delete(f"{url}/clients/x", headers=headers)
+    return {
+        token: "API token",
+        access: "JWT",
+        access.rpartition(".")[2]: "signature of a JWT",
+        cookie.partition("=")[2]: "cookie",
+    }
+
+
+def log_in(url: str, token: str) -> str:
+    """Log in as a browser does, which logs no cookie; httpcore does. Returns the cookie."""
+    request = urllib.request.Request(
+        url, json.dumps({"token": token}).encode(), {"Content-Type": "application/json"}
+    )
+    with suppress(urllib.error.HTTPError), urllib.request.urlopen(request, timeout=10) as answer:
+        return str(answer.headers["Set-Cookie"]).partition(";")[0]
+    return ""
 
 
 def keep_everything(lines: list[str]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import pytest
 from starlette.requests import Request
 
@@ -25,13 +26,17 @@ class Gate:
     async def admit(self, request: Request, scopes: frozenset[Scope]) -> Caller:
         return Caller("anna", scopes, datetime.now(UTC) + timedelta(seconds=0.5))
 
+    async def stands(self, caller: Caller) -> bool:
+        return True
+
 
 @asynccontextmanager
 async def asking(events: Events, max_open: int = 1) -> AsyncIterator[AdminClient]:
-    api = AdminApi(Gate(), EventsApi(events, max_open).endpoints())
+    gate = Gate()
+    api = AdminApi(gate, EventsApi(events, gate.stands, max_open).endpoints())
     async with (
         served(api.application()) as url,
-        AdminClient("127.0.0.1", int(url.rpartition(":")[2]), "token") as client,
+        AdminClient("127.0.0.1", int(url.rpartition(":")[2]), httpx.Auth()) as client,
     ):
         yield client
 
@@ -71,6 +76,6 @@ async def test_a_refusal_is_told_in_the_edges_words() -> None:
 
 
 async def test_where_no_edge_is_one_is_told_what_to_start() -> None:
-    async with AdminClient("127.0.0.1", 1, "token") as edge:
+    async with AdminClient("127.0.0.1", 1, httpx.Auth()) as edge:
         with pytest.raises(AdminError, match="no edge answers at 127"):
             await edge.get_all("/api/v1/events")

@@ -94,6 +94,29 @@ def test_a_token_is_printed_once_and_only_its_hash_is_kept(run: Run, tmp_path: P
     assert token.strip().encode() not in kept
 
 
+@pytest.mark.parametrize(
+    ("name", "scopes", "said"),
+    [("a/b", "read", "letters, digits"), ("local", "read", "is not local"), ("a", "all", "Scopes")],
+)
+def test_an_api_token_that_makes_no_sense_is_refused(
+    run: Run, tmp_path: Path, name: str, scopes: str, said: str
+) -> None:
+    path = write_edge_config(tmp_path, shift_from=shift_from)
+    status, _, errors = run("token", "create", name, "--scopes", scopes, "--config", str(path))
+    assert status == 1
+    assert said in errors
+
+
+def test_an_api_token_is_made_while_the_edge_is_down(run: Run, tmp_path: Path) -> None:
+    path = write_edge_config(tmp_path, shift_from=shift_from)
+    status, token, _ = run("token", "create", "anna", "--config", str(path))
+    assert status == 0
+    kept = b"".join(file.read_bytes() for file in (tmp_path / "edge").iterdir())
+    assert token.strip().encode() not in kept
+    status, _, errors = run("token", "create", "anna", "--config", str(path))
+    assert (status, "a token anna already" in errors) == (1, True)
+
+
 def test_the_command_that_the_demo_tells_can_be_typed() -> None:
     told = subprocess.run(
         [*own_command().split(), "--version"], capture_output=True, timeout=30, check=False
@@ -155,7 +178,9 @@ def _follow(config: tuple[str, ...]) -> None:
         assert "Traceback" not in follow.communicate(timeout=30)[1]
 
 
-def test_an_edge_answers_its_commands_and_ends_cleanly_on_sigterm(run: Run, tmp_path: Path) -> None:
+def test_an_edge_answers_its_commands_and_ends_cleanly_on_sigterm(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_edge_config(tmp_path, shift_from=shift_from)
     config = ("--config", str(path))
     edge = subprocess.Popen(
@@ -181,11 +206,39 @@ def test_an_edge_answers_its_commands_and_ends_cleanly_on_sigterm(run: Run, tmp_
         status, _, errors = run("clients", "unpair", "../x", *config)
         assert (status, "letters and digits" in errors) == (1, True)
 
+        status, token, _ = run("token", "create", "anna", "--scopes", "read,pair", *config)
+        assert (status, token.startswith("moonhost-api-")) == (0, True)
         assert run("token", "agent", "living-room", *config)[0] == 0
         assert run("drain", "living-room", *config)[0] == 0
         status, output, _ = run("events", *config)
         assert (status, "drain_began  living-room" in output) == (0, True)
         _follow(config)
+
+        listed = run("token", "list", *config)[1]
+        assert "read,pair" in listed
+        assert "living-room" in listed
+        assert token.strip() not in listed
+
+        reader = tmp_path / "reader.token"
+        reader.touch(mode=0o600)
+        reader.write_text(token)
+        with monkeypatch.context() as environment:
+            environment.setenv("MOONHOST_PROXY__ADMIN__TOKEN_FILE", str(reader))
+            assert run("sessions", *config)[0] == 0
+            status, _, errors = run("token", "list", *config)
+            assert (status, "one of the scopes admin" in errors) == (1, True)
+            assert run("token", "revoke", "api", "anna", *config)[0] == 1
+        assert run("token", "revoke", "api", "anna", *config)[:2] == (0, "Revoked.\n")
+        assert run("token", "revoke", "agent", "living-room", *config)[0] == 0
+        status, _, errors = run("token", "revoke", "api", "anna", *config)
+        assert (status, "no token of that kind" in errors) == (1, True)
+        with monkeypatch.context() as environment:
+            environment.setenv("MOONHOST_PROXY__ADMIN__TOKEN_FILE", str(reader))
+            status, _, errors = run("sessions", *config)
+            assert (status, "does not know the token in" in errors) == (1, True)
+        assert run("token", "rotate-keys", *config)[0] == 0
+        status, _, errors = run("token", "rotate-keys", *config)
+        assert (status, "published already" in errors) == (1, True)
 
         second = subprocess.run(
             [sys.executable, "-m", "moonhost", "proxy", *config],

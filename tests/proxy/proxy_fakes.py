@@ -19,11 +19,13 @@ from backends.errors import StoreError
 from backends.model import BackendId
 from backends.records import (
     AgentRecord,
+    ApiTokenRecord,
     ClientRecord,
     DrainRecord,
     IdentityRecord,
     PairingRecord,
     SessionRecord,
+    SigningKeyRecord,
     StickyRecord,
 )
 from backends.registry import Registry, Reservation
@@ -113,6 +115,8 @@ class FakeStore:
         self.sticky: dict[str, StickyRecord] = {}
         self.sessions: dict[str, SessionRecord] = {}
         self.tokens: dict[bytes, str] = {}
+        self.api_tokens: dict[str, ApiTokenRecord] = {}
+        self.signing_keys: dict[str, SigningKeyRecord] = {}
         self.drains: dict[str, DrainRecord] = {}
 
     async def _enter(self, method: str) -> None:
@@ -257,6 +261,41 @@ class FakeStore:
         agents = sorted(set(self.tokens.values()))
         return tuple(AgentRecord(agent, NOW, 1) for agent in agents)
 
+    async def add_api_token(self, token: ApiTokenRecord) -> bool:
+        await self._enter("add_api_token")
+        return self.api_tokens.setdefault(token.name, token) is token
+
+    async def api_token_for_hash(self, token_hash: bytes) -> ApiTokenRecord | None:
+        await self._enter("api_token_for_hash")
+        found = [token for token in self.api_tokens.values() if token.token_hash == token_hash]
+        return found[0] if found else None
+
+    async def get_api_token(self, name: str) -> ApiTokenRecord | None:
+        await self._enter("get_api_token")
+        return self.api_tokens.get(name)
+
+    async def list_api_tokens(self) -> tuple[ApiTokenRecord, ...]:
+        await self._enter("list_api_tokens")
+        return tuple(sorted(self.api_tokens.values(), key=lambda token: token.name))
+
+    async def delete_api_token(self, name: str) -> bool:
+        await self._enter("delete_api_token")
+        return self.api_tokens.pop(name, None) is not None
+
+    async def add_signing_key(self, key: SigningKeyRecord, known: Iterable[str]) -> bool:
+        await self._enter("add_signing_key")
+        if self.signing_keys.keys() - set(known):
+            return False
+        return self.signing_keys.setdefault(key.kid, key) is key
+
+    async def list_signing_keys(self) -> tuple[SigningKeyRecord, ...]:
+        await self._enter("list_signing_keys")
+        return tuple(sorted(self.signing_keys.values(), key=lambda key: key.created_at))
+
+    async def delete_signing_key(self, kid: str) -> bool:
+        await self._enter("delete_signing_key")
+        return self.signing_keys.pop(kid, None) is not None
+
     async def put_drain(
         self, target: str, since: datetime, deadline: datetime | None = None
     ) -> None:
@@ -304,6 +343,7 @@ class FakeTunnel:
     data_connections: int = 0
     dials: list[tuple[str, str, str, int | None]] = field(default_factory=list)
     region: str = "home"
+    closed_with: tuple[int, str] | None = None
 
     def __post_init__(self) -> None:
         self.hello = Hello(self.agent_id, region=self.region, hosts=self.hosts)
@@ -324,6 +364,9 @@ class FakeTunnel:
         self, method: str, params: dict[str, Any], timeout_s: float = 10.0
     ) -> dict[str, Any]:
         return await self.on_request(method, params)
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed_with = code, reason
 
     def as_tunnel(self) -> AgentTunnel:
         return cast("AgentTunnel", self)

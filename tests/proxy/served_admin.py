@@ -9,16 +9,14 @@ import hypercorn.trio
 import trio
 from starlette.types import ASGIApp
 
-from proxy.admin.sockets import ImpatientConfig
+from proxy.admin.port import PortConfig
 
 
 @asynccontextmanager
 async def served(application: ASGIApp, patience_s: float = 10.0) -> AsyncIterator[str]:
     """Serve an application for a block; gives its base URL."""
-    settings = ImpatientConfig(patience_s)
+    settings = PortConfig(None, patience_s)
     settings.bind = ["127.0.0.1:0"]
-    settings.errorlog = None
-    settings.graceful_timeout = settings.shutdown_timeout = 1.0
     async with trio.open_nursery() as nursery:
         (url,) = await nursery.start(hypercorn.trio.serve, application, settings)
         yield url

@@ -10,6 +10,7 @@ import pytest
 import structlog.testing
 import trio
 import trio.testing
+from admin_access import LOCAL_TOKEN, authority_over, jwt_of
 from prometheus_client import CollectorRegistry
 from proxy_fakes import (
     BACKEND,
@@ -33,7 +34,8 @@ from moonlight.launch import cancel_answer, launch_answer
 from moonlight.pairing import PairingClient
 from proxy.admin import http as admin_http
 from proxy.admin.api import AdminApi
-from proxy.admin.gate import BearerGate, Gate
+from proxy.admin.authority import Authority
+from proxy.admin.gate import Gate
 from proxy.admin.pairings import Pin
 from proxy.admin.resources import resources
 from proxy.assets import Assets
@@ -50,7 +52,6 @@ from proxy.readiness import why_not_ready
 from proxy.waker import Waker
 from revdial.observer import Counters
 
-TOKEN = "the-admins-own-token"
 REGIONS = {"home": {"latitude": 50.1, "longitude": 8.7}}
 PHONE = client_id(identity("phone").certificate.der)
 TV = client_id(identity("tv").certificate.der)
@@ -60,7 +61,12 @@ class Edge:
     """The parts of an edge that the admin API shows, and a client of that API."""
 
     def __init__(
-        self, store: FakeStore, fleet: Fleet, nursery: trio.Nursery, gate: Gate | None = None
+        self,
+        store: FakeStore,
+        fleet: Fleet,
+        nursery: trio.Nursery,
+        authority: Authority,
+        gate: Gate | None = None,
     ) -> None:
         config = ProxyConfig(hostname="h", regions=REGIONS, geography={"edge_region": "home"})
         pairing = cast("HostPairing", NoTls())
@@ -98,25 +104,25 @@ class Edge:
         )
         self.metrics: CollectorRegistry = registry(collector)
         self.store_up = True
-        self.api = AdminApi(
-            gate or BearerGate(TOKEN),
-            resources(
-                config=lambda: config,
-                store=store,
-                fleet=fleet,
-                desk=self.desk,
-                keeper=self.play.keeper,
-                play=self.play,
-                media=self.media,
-                nvhttp=nvhttp,
-                access=nvhttp.access,
-                metrics=self.metrics,
-                store_up=lambda: self.store_up,
-                why_not_ready=lambda: why_not_ready(
-                    accepting=self.play.accepting, store_up=self.store_up
-                ),
+        self.gate = gate or authority.gate
+        endpoints = resources(
+            config=lambda: config,
+            store=store,
+            fleet=fleet,
+            desk=self.desk,
+            keeper=self.play.keeper,
+            play=self.play,
+            media=self.media,
+            nvhttp=nvhttp,
+            access=nvhttp.access,
+            metrics=self.metrics,
+            store_up=lambda: self.store_up,
+            why_not_ready=lambda: why_not_ready(
+                accepting=self.play.accepting, store_up=self.store_up
             ),
+            stands=self.gate.stands,
         )
+        self.api = AdminApi(self.gate, [*endpoints, *authority.endpoints()])
         self.application = self.api.application()
 
     async def ask(
@@ -124,10 +130,11 @@ class Edge:
         method: str,
         path: str,
         *,
-        token: str | None = TOKEN,
+        token: str | None = "",
         content: Any = None,
         headers: dict[str, str] | None = None,
     ) -> httpx.Response:
+        token = jwt_of() if token == "" else token
         sent = {} if token is None else {b"Authorization": f"Bearer {token}".encode("latin-1")}
         sent |= {} if content is None else {b"Content-Type": b"application/json"}
         sent |= {name.encode(): value.encode() for name, value in (headers or {}).items()}
@@ -159,7 +166,7 @@ async def edge(nursery: trio.Nursery) -> AsyncIterator[Edge]:
         store.know(der, client_id(der))
     fleet = new_fleet(store)
     async with serving(fleet, FakeTunnel(nursery, on_stream=host)):
-        yield Edge(store, fleet, nursery)
+        yield Edge(store, fleet, nursery, await authority_over(store, fleet.dismiss))
 
 
 def problem(response: httpx.Response) -> str:
@@ -184,17 +191,18 @@ API = [
 
 
 @pytest.mark.parametrize(("method", "path"), API)
-@pytest.mark.parametrize("token", [None, "", "wrong", TOKEN + "x", TOKEN[:-1], "\xe9\xff"])
-async def test_without_the_token_there_is_nothing(
+@pytest.mark.parametrize("token", [None, "wrong", LOCAL_TOKEN, "a.b.c", "\xe9\xff"])
+async def test_without_a_jwt_there_is_nothing(
     edge: Edge, method: str, path: str, token: str | None
 ) -> None:
     response = await edge.ask(method, path, token=token)
     assert response.status_code == 401
-    assert problem(response) == "unauthorized"
-    assert TOKEN not in response.text
+    assert problem(response) == ("unauthorized" if token is None else "malformed_credentials")
+    assert response.headers["www-authenticate"].startswith("Bearer")
+    assert LOCAL_TOKEN not in response.text
 
 
-@pytest.mark.parametrize("header", ["", "Basic x", f"Basic {TOKEN}", TOKEN, "Bearer"])
+@pytest.mark.parametrize("header", ["", "Basic x", "Bearer", "Bearer ", "Bearer a b"])
 async def test_other_schemes_are_none(edge: Edge, header: str) -> None:
     transport = httpx.ASGITransport(edge.application)
     async with httpx.AsyncClient(transport=transport, base_url="http://edge") as client:
@@ -227,7 +235,7 @@ async def test_metrics_count_and_show_no_secret(edge: Edge) -> None:
     assert 'moonhost_kept_apart_total{reason="no_turn_at_host"} 2.0' in response.text
     assert f'moonhost_backend_health{{backend="{BACKEND}",health="healthy"}} 1.0' in response.text
     assert "unguessable" not in response.text
-    assert TOKEN not in response.text
+    assert LOCAL_TOKEN not in response.text
 
 
 async def test_backends_are_listed(edge: Edge) -> None:
@@ -392,8 +400,9 @@ def scope(attempt: str) -> dict[str, Any]:
         "raw_path": path.encode(),
         "root_path": "",
         "query_string": b"",
+        "scheme": "http",
         "headers": [
-            (b"authorization", f"Bearer {TOKEN}".encode()),
+            (b"authorization", f"Bearer {jwt_of()}".encode()),
             (b"content-type", b"application/json"),
         ],
     }

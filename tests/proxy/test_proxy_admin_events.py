@@ -34,9 +34,13 @@ class OpenGate:
 
     def __init__(self, expires_at: datetime | None = None) -> None:
         self.expires_at = expires_at
+        self.revoked = False
 
     async def admit(self, request: Request, scopes: frozenset[Scope]) -> Caller:
         return Caller("anna", frozenset({Scope.READ}), self.expires_at)
+
+    async def stands(self, caller: Caller) -> bool:
+        return not self.revoked
 
 
 @dataclass
@@ -132,8 +136,9 @@ async def serving(
     patience_s: float = 10.0,
 ) -> AsyncIterator[Server]:
     events = Events(max_kept, first_id=1)
-    api = EventsApi(events, max_open)
-    application = AdminApi(gate or OpenGate(), api.endpoints()).application()
+    gate = gate or OpenGate()
+    api = EventsApi(events, gate.stands, max_open)
+    application = AdminApi(gate, api.endpoints()).application()
     async with served(application, patience_s) as url, httpx.AsyncClient(trust_env=False) as client:
         yield Server(events, api, url, client)
 
@@ -149,6 +154,16 @@ async def test_events_come_as_they_happen() -> None:
                 assert told.data["subject"] == subject
                 assert told.data["id"] == number
                 datetime.fromisoformat(told.data["at"])
+
+
+async def test_nothing_is_told_to_a_reader_whose_token_was_revoked() -> None:
+    gate = OpenGate()
+    async with serving(gate) as server, server.reading() as reader:
+        gate.revoked = True
+        server.happen("a/b")
+        server.happen("a/c")
+        with pytest.raises(EOFError):
+            [await reader.read() for _ in range(2)]
 
 
 async def test_a_reader_that_comes_again_gets_what_it_has_not_seen() -> None:
@@ -243,7 +258,7 @@ async def test_a_reader_that_stops_reading_is_given_up() -> None:
 
 
 async def test_silence_is_broken_by_comments(autojump_clock: trio.testing.MockClock) -> None:
-    api = EventsApi(Events())
+    api = EventsApi(Events(), OpenGate().stands)
     sent: list[tuple[float, bytes]] = []
 
     async def send(message: Any) -> None:
@@ -251,7 +266,7 @@ async def test_silence_is_broken_by_comments(autojump_clock: trio.testing.MockCl
 
     began_at = trio.current_time()
     with trio.move_on_after(40):
-        await api.send(api._events.last_id, None, send)
+        await api.send(api._events.last_id, Caller("anna", frozenset()), send)
     assert [(round(at - began_at), body[:1]) for at, body in sent] == [
         (0, b":"),
         (15, b":"),
@@ -267,6 +282,7 @@ async def test_a_caller_whose_time_has_gone_by_gets_no_event() -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    await EventsApi(events).send(0, datetime.now(UTC) - timedelta(seconds=1), send)
+    reader = Caller("anna", frozenset(), datetime.now(UTC) - timedelta(seconds=1))
+    await EventsApi(events, OpenGate().stands).send(0, reader, send)
     assert b"drain_began" not in b"".join(message["body"] for message in sent)
     assert not sent[-1].get("more_body")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from admin_access import authority_over
 from proxy_fakes import BACKEND, FakeStore, FakeTunnel, identity, new_fleet, serving, session
 from served_admin import served
 from starlette.requests import Request
@@ -54,9 +55,12 @@ parameters = {{ client_ip = "192.0.2.1" }}
 
 class TokenGate:
     async def admit(self, request: Request, scopes: frozenset[Scope]) -> Caller:
-        if request.headers.get("authorization") != f"Bearer {TOKEN}":
+        if scopes and request.headers.get("authorization") != f"Bearer {TOKEN}":
             raise Refused(401, "unauthorized", "A token is needed.")
         return Caller("anna", frozenset(Scope))
+
+    async def stands(self, caller: Caller) -> bool:
+        return True
 
 
 class Watched:
@@ -84,7 +88,8 @@ async def edge(nursery: trio.Nursery) -> Edge:
     for name in ("phone", "tv"):
         der = identity(name).certificate.der
         store.know(der, client_id(der))
-    made = Edge(store, new_fleet(store), nursery, TokenGate())
+    authority = await authority_over(store, lambda _agent: None)
+    made = Edge(store, new_fleet(store), nursery, authority, TokenGate())
     made.play.keeper.table.add(session("s1", client=PHONE))
     return made
 

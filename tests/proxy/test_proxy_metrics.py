@@ -62,6 +62,8 @@ COUNTED = {
     "backends.model.Health": ("moonhost_backend_health", "health"),
     "backends.model.State": ("moonhost_backend_transitions", "reason"),
     "settings.reloading.ReloadOutcome": ("moonhost_configuration_reloads", "outcome"),
+    "proxy.admin.denials.Denial": ("moonhost_refused_input", "reason"),
+    "proxy.admin.token_check.LoginOutcome": ("moonhost_admin_logins", "outcome"),
     "moonlight.flows.Flow": ("moonhost_media_sent_bytes", "flow"),
 }
 # Counted where they happen, which is what other tests here show.
@@ -79,6 +81,7 @@ NO_LOSSES = {
     "backends.candidates.Exclusion",  # of one backend: what is lost in the end is a Refusal
     "revdial.framing.FlowKind",
     "proxy.events.EventKind",
+    "proxy.admin.scopes.Scope",
 }
 
 
@@ -86,11 +89,11 @@ def enums() -> dict[str, type[StrEnum]]:
     """Every enumeration of words in what an edge is made of."""
     found = {}
     for package in ("proxy", "revdial", "backends", "moonlight", "settings"):
-        for path in (ROOT / package).glob("*.py"):
+        for path in (ROOT / package).rglob("*.py"):
             for node in ast.parse(path.read_text()).body:
                 bases = [ast.unparse(base) for base in getattr(node, "bases", ())]
                 if isinstance(node, ast.ClassDef) and any("StrEnum" in base for base in bases):
-                    name = f"{package}.{path.stem}"
+                    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
                     found[f"{name}.{node.name}"] = getattr(importlib.import_module(name), node.name)
     return found
 

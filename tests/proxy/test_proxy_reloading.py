@@ -45,8 +45,13 @@ NEEDS_RESTART = {
             *("max_data_connections_per_agent", "spare_data_connections"),
         )
     },
-    "admin.address": "is open",
-    "admin.port": "is open",
+    **{
+        f"admin.{name}": "is open, or in use"
+        for name in (
+            *("address", "port", "certificate", "private_key", "ca_file", "token_file"),
+            "key_lifetime_days",
+        )
+    },
     **{
         f"store.{name}": "is open"
         for name in (
@@ -169,7 +174,7 @@ async def test_half_a_renewal_is_refused_and_nothing_changes(tmp_path: Path) -> 
 
 async def metrics(config: ProxyConfig) -> dict[str, str]:
     """Give every sample of a running edge, under its name and labels."""
-    token = state_dir.load_or_create_admin_token(config.state_dir)
+    token = state_dir.local_token(config.state_dir, None)
     async with httpx.AsyncClient(headers={"Authorization": f"Bearer {token}"}) as client:
         page = await client.get(f"http://127.0.0.1:{config.admin.port}/metrics")
     lines = (line.rpartition(" ") for line in page.text.splitlines() if line[:1] != "#")

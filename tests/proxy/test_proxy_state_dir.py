@@ -33,9 +33,9 @@ def test_a_folder_that_cannot_be_had_is_told_with_what_to_do(tmp_path: Path) -> 
 
 
 def test_the_admin_token_is_made_once_and_is_its_owners(tmp_path: Path) -> None:
-    token = state_dir.load_or_create_admin_token(tmp_path)
+    token = state_dir.local_token(tmp_path, None)
     assert len(token) >= 43
-    assert state_dir.load_or_create_admin_token(tmp_path) == token
+    assert state_dir.local_token(tmp_path, None) == token
     assert mode(tmp_path / state_dir.admin_token) == 0o600
     assert [path.name for path in tmp_path.iterdir()] == [state_dir.admin_token]
 
@@ -44,20 +44,50 @@ def test_the_admin_token_is_made_once_and_is_its_owners(tmp_path: Path) -> None:
 def test_a_token_that_protects_nothing_is_not_used(tmp_path: Path, content: str) -> None:
     (tmp_path / state_dir.admin_token).write_text(content)
     with pytest.raises(StartFailed, match="delete it"):
-        state_dir.load_or_create_admin_token(tmp_path)
+        state_dir.local_token(tmp_path, None)
 
 
 def test_a_token_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     (tmp_path / state_dir.admin_token).mkdir()
     with pytest.raises(StartFailed, match=r"admin\.token"):
-        state_dir.load_or_create_admin_token(tmp_path)
+        state_dir.local_token(tmp_path, None)
 
 
 def test_a_token_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
-    token = state_dir.load_or_create_admin_token(tmp_path)
+    token = state_dir.local_token(tmp_path, None)
     (tmp_path / state_dir.admin_token).chmod(0o644)
-    assert state_dir.load_or_create_admin_token(tmp_path) == token
+    assert state_dir.local_token(tmp_path, None) == token
     assert mode(tmp_path / state_dir.admin_token) == 0o600
+
+
+def secret(path: Path, content: str, permissions: int = 0o600) -> Path:
+    path.write_text(content)
+    path.chmod(permissions)
+    return path
+
+
+def test_another_file_holds_the_admin_token(tmp_path: Path) -> None:
+    file = secret(tmp_path / "secret", "a-token-of-16-or-more\n")
+    assert state_dir.local_token(tmp_path, file) == "a-token-of-16-or-more"
+    assert not (tmp_path / state_dir.admin_token).exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "permissions", "said"),
+    [
+        ("short", 0o600, "openssl rand"),
+        ("x" * 257, 0o600, "openssl rand"),
+        ("two words that are long", 0o600, "openssl rand"),
+        ("a-token-of-16-or-more", 0o644, "chmod 600"),
+    ],
+)
+def test_another_file_must_hold_a_secret(
+    tmp_path: Path, content: str, permissions: int, said: str
+) -> None:
+    file = secret(tmp_path / "file", content, permissions)
+    with pytest.raises(StartFailed, match=said) as caught:
+        state_dir.local_token(tmp_path, file)
+    assert content not in str(caught.value)
 
 
 @pytest.mark.parametrize("hostname", ["play.example.org", "127.0.0.1", "2001:db8::1"])
