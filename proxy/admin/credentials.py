@@ -9,8 +9,8 @@ from typing import Final
 from proxy.admin.denials import Denial, denied
 
 cookie_name: Final = "__Host-moonhost"
-"""Browsers take such a cookie from a secure page only, for this host and all paths. Chromium and
-Firefox count http://127.0.0.1 and http://localhost as secure."""
+"""Browsers take such a cookie from a secure page only, for this host and all paths. Chromium counts
+http://127.0.0.1 and http://localhost as secure."""
 max_header_characters: Final = 8_192
 max_credential_characters: Final = 4_096
 
