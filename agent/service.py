@@ -24,6 +24,7 @@ from agent.host_api import Confirmation
 from agent.host_kinds import pin_setting
 from agent.machine import Machine
 from agent.neighbours import Neighbours
+from agent.probing import UdpProbes
 from agent.streams import StreamRelay
 from agent.targets import target_of
 from agent.telemetry import Telemetry
@@ -36,6 +37,7 @@ from revdial.framing import Preamble
 from revdial.limits import DialerLimits
 from revdial.messages import Dial, Heartbeat, Hello, Json
 from revdial.observer import Counters
+from revdial.probes import probe_method
 from revdial.stream import WebSocketStream
 from settings import ConfigError, Problem
 
@@ -123,6 +125,7 @@ class Agent:
         self._observer = observer or Counters()
         self._streams = StreamRelay(addresses, config.limits)
         self._neighbours = Neighbours(config.neighbours)
+        self._probes = UdpProbes(config.edge.url)
         self._software = _software()
         self._confirming: dict[tuple[str, str], trio.CancelScope] = {}
 
@@ -164,6 +167,8 @@ class Agent:
         if method == "wake_host":
             await self._wake_host(params)
             return {}
+        if method == probe_method:
+            return await self._probes.send(params)
         if method != "confirm_pin":
             raise RequestFailed("unknown_method", "this agent does not know that request")
         try:

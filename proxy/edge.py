@@ -28,6 +28,7 @@ from moonlight.tls import server_context
 from moonlight.video_encryption import VideoSealer
 from moonlight.wake import format_mac, own_mac
 from proxy import state_dir
+from proxy.admin.agents import AgentsApi
 from proxy.admin.api import AdminApi
 from proxy.admin.gate import BearerGate
 from proxy.assets import Assets
@@ -50,6 +51,7 @@ from proxy.nurseries import flat_nursery
 from proxy.nvhttp import NvHttp
 from proxy.pairing_desk import PairingDesk
 from proxy.play import Play
+from proxy.prober import Prober
 from proxy.rtsp import RtspProxy
 from proxy.session_keeper import SessionKeeper
 from proxy.sessions import FlowTerms, Session, SessionId, SessionState, VideoEncryptor
@@ -165,8 +167,12 @@ class _Edge:
         self._tunnel_counters = Counters()
         mac = own_mac(identity.certificate.id)
         waker = self._waker = Waker(config, mac, self._fleet, self._addresses)
+        self._prober = Prober(self._udp_ports)
         self._media = Media(
-            nursery, on_end=self._on_flow_end, take_magic_packet=waker.take_magic_packet
+            nursery,
+            on_end=self._on_flow_end,
+            take_magic_packet=waker.take_magic_packet,
+            take_probe=self._prober.take,
         )
         pairing = HostPairing(store, self._fleet)
         self._keeper = SessionKeeper(config, store, self._fleet, self._media)
@@ -338,6 +344,7 @@ class _Edge:
             nvhttp=self._nvhttp,
             access=self._config.access_rules(),
             metrics=registry(collector),
+            more=AgentsApi(self._store, self._fleet, self._prober).endpoints(),
         )
         await self._nursery.start(_serve_admin, api.application(), self._config)
 

@@ -5,6 +5,7 @@ It listens on loopback, off the data path, and every request under ``/api`` has 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -67,6 +68,7 @@ class AdminApi:
         nvhttp: NvHttp,
         access: AccessRules,
         metrics: CollectorRegistry,
+        more: Iterable[Endpoint] = (),
     ) -> None:
         self._gate = gate
         self._store = store
@@ -77,6 +79,7 @@ class AdminApi:
         self._media = media
         self._nvhttp = nvhttp
         self._metrics = metrics
+        self._more = tuple(more)
         self._access = access
         self._backends = BackendsApi(store, fleet, keeper, access)
 
@@ -84,7 +87,7 @@ class AdminApi:
         """Return the application, for any ASGI server on trio."""
         routes = [
             Route(endpoint.path, self._guarded(endpoint), methods=[endpoint.method])
-            for endpoint in (*self._endpoints(), *self._backends.endpoints())
+            for endpoint in (*self._endpoints(), *self._backends.endpoints(), *self._more)
         ]
         routes += [
             Route("/healthz", self._healthz),
