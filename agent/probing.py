@@ -43,7 +43,6 @@ class UdpProbes:
     def __init__(self, edge_url: str, resolve: Resolve = _resolve) -> None:
         self._host = urlsplit(edge_url).hostname or ""
         self._resolve = resolve
-        self._busy = False
         self._last_at = -min_interval_s
 
     async def send(self, params: dict[str, Json]) -> dict[str, Json]:
@@ -53,15 +52,13 @@ class UdpProbes:
         except BadMessage as error:
             raise RequestFailed(error.reason, error.message) from None
         now = trio.current_time()
-        if self._busy or now - self._last_at < min_interval_s:
+        if now - self._last_at < min_interval_s:
             raise RequestFailed(
                 "probe_too_soon", f"this agent sends probes once in {min_interval_s:g} s"
             )
-        self._busy, self._last_at = True, now
-        try:
-            sent = await self._send(probe_datagram(bytes.fromhex(request.nonce)), request.ports)
-        finally:
-            self._busy = False
+        # Longer than sending takes, so it is also one at a time.
+        self._last_at = now
+        sent = await self._send(probe_datagram(bytes.fromhex(request.nonce)), request.ports)
         return {"host": self._host[:max_host_characters], "sent": sent}
 
     async def _send(self, datagram: bytes, ports: tuple[int, ...]) -> int:

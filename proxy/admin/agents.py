@@ -1,4 +1,4 @@
-"""The admin API's part about agents: who is connected, and what one sees of the edge from outside."""
+"""The admin API's part about agents: who is connected, and which UDP ports one reaches."""
 
 from __future__ import annotations
 
