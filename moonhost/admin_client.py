@@ -32,7 +32,7 @@ class AdminClient:
         self._where = f"{host}:{port}"
         self._http = httpx.AsyncClient(
             base_url=f"http://{self._where}",
-            headers={"Authorization": f"Bearer {token}"},
+            headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=request_timeout_s,
             trust_env=False,
         )
@@ -47,6 +47,11 @@ class AdminClient:
         """
         path = config.state_dir / state_dir.admin_token
         return cls(config.admin.address, config.admin.port, _read(path))
+
+    @classmethod
+    def anonymous(cls, config: ProxyConfig) -> AdminClient:
+        """Return a client without a token, for what anybody may ask."""
+        return cls(config.admin.address, config.admin.port, "")
 
     async def __aenter__(self) -> Self:
         await self._http.__aenter__()
@@ -63,6 +68,10 @@ class AdminClient:
     async def get(self, path: str, query: Mapping[str, str] | None = None) -> Any:
         """Read something."""
         return await self._ask("GET", path, query=query)
+
+    async def status(self, path: str) -> int:
+        """Tell the status code of an answer, whatever it is."""
+        return (await self._send("GET", path)).status_code
 
     async def put(self, path: str, body: dict[str, Any]) -> Any:
         """Set something."""
@@ -87,16 +96,25 @@ class AdminClient:
         body: dict[str, Any] | None = None,
         query: Mapping[str, str] | None = None,
     ) -> Any:
+        response = await self._send(method, path, body, query)
+        if response.is_error:
+            raise AdminError(_title(response), response.status_code)
+        return response.json() if response.content else None
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        query: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
         try:
-            response = await self._http.request(method, path, json=body, params=query)
+            return await self._http.request(method, path, json=body, params=query)
         except httpx.TransportError as error:
             raise AdminError(
                 f"no edge answers at {self._where}: is `moonhost proxy` running with this "
                 f"configuration? ({type(error).__name__})"
             ) from error
-        if response.is_error:
-            raise AdminError(_title(response), response.status_code)
-        return response.json() if response.content else None
 
 
 def _title(response: httpx.Response) -> str:

@@ -20,13 +20,16 @@ from backends.model import is_valid_name
 from backends.tokens import new_agent_token, token_hash
 from moonhost import logs, operate
 from moonhost.cli_options import (
+    AgentConfigPath,
     AsJson,
     ProxyConfigPath,
+    default_agent_config,
     default_proxy_config,
     existing,
     max_bitrate_kbps,
     proxy_settings,
 )
+from moonhost.doctor import doctor_app
 from moonhost.errors import CommandFailed
 from moonlight.serverinfo import default_http_port
 from proxy import state_dir
@@ -35,7 +38,6 @@ from proxy.errors import EdgeError
 from proxy.stores import open_store
 from settings import ConfigError
 
-default_agent_config: Final = Path("/etc/moonhost/agent.toml")
 collector_thresholds: Final = (50_000, 20, 100)
 max_load_sessions: Final = 300
 max_load_seconds: Final = 3_600
@@ -52,6 +54,7 @@ app = cyclopts.App(
 )
 token_app = cyclopts.App(name="token", help="Make tokens.")
 app.command(token_app)
+app.command(doctor_app)
 for command in operate.commands:
     app.command(command)
 
@@ -111,12 +114,7 @@ async def _drain(edge: RunningEdge, timeout_s: float, signals: AsyncIterator[int
 
 
 @app.command
-async def agent(
-    *,
-    config: Annotated[
-        Path, Parameter(name=["--config", "-c"], help="The agent's TOML file.")
-    ] = default_agent_config,
-) -> None:
+async def agent(*, config: AgentConfigPath = default_agent_config) -> None:
     """Run an agent beside one or more hosts: it dials home to the edge."""
     from agent.config import load
     from agent.service import run_agent
