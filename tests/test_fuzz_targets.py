@@ -33,8 +33,14 @@ parsing_modules = {
     *("moonlight.launch", "moonlight.pairing", "moonlight.ping", "moonlight.rtp"),
     *("moonlight.rtsp", "moonlight.rtsp_encryption", "moonlight.serverinfo", "moonlight.video"),
     *("moonlight.video_encryption", "moonlight.wake", "moonlight.xml", "revdial.framing"),
-    *("revdial.messages", "settings.loader", "agent.wolf", "proxy.leg_encryption"),
-    *("proxy.control_proof", "revdial.proxy_protocol"),
+    *(
+        "revdial.messages",
+        "revdial.probes",
+        "settings.loader",
+        "agent.wolf",
+        "proxy.leg_encryption",
+    ),
+    *("proxy.control_proof", "revdial.probes", "revdial.proxy_protocol"),
     *("proxy.rtp_loss", "proxy.session_records", "proxy.translation"),
 }
 

@@ -33,7 +33,7 @@ from moonhost.checks.judging_agent import (
 from moonhost.checks.judging_machine import judge_buffers, judge_clock, judge_user
 from moonhost.checks.running import Check, run_checks
 from revdial.errors import printable
-from revdial.udp import max_buffer_bytes
+from revdial.udp import default_buffer_bytes
 from settings import ConfigError
 
 host_timeout_s: Final = 3.0
@@ -77,7 +77,7 @@ async def _edge(config: AgentConfig) -> list[Finding]:
         return [problem("edge", seen, "Copy the edge's state_dir/agents.pem there.")]
     found = judge_dial(await dial(config.edge.url, token, tls), config.agent.id)
     kept = config.edge.token_file or "the environment"
-    return [ok("token", f"it is in {kept}, and nobody else's to read"), *found]
+    return [ok("token", f"it is read from {kept}"), *found]
 
 
 def _tls(config: AgentConfig) -> ssl.SSLContext | None:
@@ -190,7 +190,7 @@ async def _gpus(config: AgentConfig) -> list[Finding]:
 
 
 async def _buffers() -> list[Finding]:
-    return [judge_buffers(machine.buffers(), max_buffer_bytes)]
+    return [judge_buffers(machine.buffers(), default_buffer_bytes)]
 
 
 async def _clock() -> list[Finding]:

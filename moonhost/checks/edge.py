@@ -171,7 +171,7 @@ class _Edge:
                     "Launches wait for it several times: put the server nearer to the edge.",
                 )
             ]
-        return [ok("store", f"{name}, its key fits; {agents} agents hold tokens")]
+        return [ok("store", f"{name}, its key fits; agents with tokens: {agents}")]
 
     def _store_name(self) -> str:
         if self._config.store.kind == "redis":

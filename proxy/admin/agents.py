@@ -91,4 +91,5 @@ class AgentsApi:
 
 def _moment(at: float) -> str:
     """Write a time of trio's clock as one of the calendar."""
-    return (datetime.now(UTC) - timedelta(seconds=trio.current_time() - at)).isoformat()
+    moment = datetime.now(UTC) - timedelta(seconds=trio.current_time() - at)
+    return moment.isoformat(timespec="seconds")
