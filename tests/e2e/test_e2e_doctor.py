@@ -17,6 +17,7 @@ from moonhost.sample_configs import write_edge_config
 from proxy.config import ProxyConfig
 from settings import load_toml
 from tests.e2e.deployment import HostPlan, deployed
+from tests.waiting import until
 
 run_timeout_s = 40.0
 WAKE = """
@@ -149,11 +150,6 @@ async def test_an_expired_certificate_for_another_name_is_two_problems(tmp_path:
 
 
 async def test_what_is_wrong_with_files_and_agents_is_told(tmp_path: Path) -> None:
-    wake = """
-[wake]
-ports = []
-hosts = [{ backend = "bedroom/pc", via_agent = "nobody", neighbour = "pc" }]
-"""
     async with deployed(tmp_path, settings=WAKE) as deployment:
         store = deployment.edge.store
         for agent in ("garage", "bedroom"):
@@ -182,11 +178,6 @@ hosts = [{ backend = "bedroom/pc", via_agent = "nobody", neighbour = "pc" }]
 
 
 async def test_a_wake_by_an_agent_that_nobody_knows_is_a_problem(tmp_path: Path) -> None:
-    wake = """
-[wake]
-ports = []
-hosts = [{ backend = "bedroom/pc", via_agent = "nobody", neighbour = "pc" }]
-"""
     async with deployed(tmp_path, settings=WAKE) as deployment:
         await deployment.edge.store.put_agent_token("bedroom", b"hash", datetime.now(UTC))
         told = await doctor("--config", str(tmp_path / "edge.toml"))
@@ -237,7 +228,8 @@ async def test_what_keeps_an_agent_away_is_told(tmp_path: Path) -> None:
         (found,) = (await with_change("one.token", "none.token")).problems()
         assert (found["check"], "cannot be read" in found["seen"]) == ("token", True)
 
-        deployment.hosts["one"].stop()
+        deployment.hosts["one"].crash()
+        await until(lambda: not deployment.is_up("one/host"), run_timeout_s)
         (tmp_path / "one.token").write_text("another-token")
         path.write_text(well)
         token, *host = (await doctor("agent", "--config", str(path))).problems()
