@@ -108,9 +108,11 @@ def _connect(path: Path, busy_timeout_ms: int) -> sqlite3.Connection:
 
 
 def _connect_to_read(path: Path, busy_timeout_ms: int) -> sqlite3.Connection:
+    # Without other processes' log there is nothing to share: SQLite would make one all the same.
+    alone = not path.with_name(f"{path.name}-wal").exists()
     try:
         return sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=ro",
+            f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if alone else ''}",
             uri=True,
             timeout=busy_timeout_ms / 1000,
             isolation_level=None,

@@ -64,6 +64,10 @@ async def _user(own_file: Path, command: str) -> list[Finding]:
 
 
 async def _edge(config: AgentConfig) -> list[Finding]:
+    kept = config.edge.token_file
+    if kept is not None and machine.is_closed_to_us(kept.parent):
+        why = "it is not ours to look into: run this as the agent's user"
+        return [not_checked("token", str(kept.parent), why)]
     try:
         token = token_of(config.edge)
     except ConfigError as error:
@@ -76,8 +80,7 @@ async def _edge(config: AgentConfig) -> list[Finding]:
         seen = f"edge.ca_file {config.edge.ca_file} cannot be used: {error.strerror or error}"
         return [problem("edge", seen, "Copy the edge's state_dir/agents.pem there.")]
     found = judge_dial(await dial(config.edge.url, token, tls), config.agent.id)
-    kept = config.edge.token_file or "the environment"
-    return [ok("token", f"it is read from {kept}"), *found]
+    return [ok("token", f"it is read from {kept or 'the environment'}"), *found]
 
 
 def _tls(config: AgentConfig) -> ssl.SSLContext | None:

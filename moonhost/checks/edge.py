@@ -22,6 +22,7 @@ from moonhost.checks.judging_fleet import (
     Place,
     ProbeFacts,
     WakeWish,
+    is_near,
     judge_agents,
     judge_backends,
     judge_drains,
@@ -51,6 +52,7 @@ from proxy.stores import open_store
 from revdial.udp import default_buffer_bytes
 
 admin_timeout_s: Final = 3.0
+admin_deadline_s: Final = 5.0
 probe_deadline_s: Final = 14.0
 slow_store_s: Final = 0.05
 spare_descriptors: Final = 256
@@ -77,8 +79,7 @@ class _Edge:
         self._listening, self._agents_listening = addresses_here(config.listen, config.agents)
 
     async def check(self) -> list[Finding]:
-        admin = Check("admin API", self._admin)
-        first = await run_checks([admin])
+        first = await run_checks([Check("admin API", self._admin, admin_deadline_s)])
         rest = [
             Check("user", self._user),
             Check("state folder", self._files),
@@ -128,10 +129,16 @@ class _Edge:
         return [judge_user(machine.user_of(self._config.state_dir), self._command)]
 
     async def _files(self) -> list[Finding]:
+        if machine.is_closed_to_us(self._config.state_dir):
+            return [self._closed("state folder")]
         folder = machine.file_facts(self._config.state_dir)
         secrets = [fact for path in self._secret_files() if (fact := machine.file_facts(path))]
         free = await _in_thread(partial(machine.free_bytes, self._config.state_dir))
         return [*judge_files(folder, secrets), judge_disk(self._config.state_dir, free)]
+
+    def _closed(self, check: str) -> Finding:
+        why = "it is not ours to look into: run this as the edge's user"
+        return not_checked(check, str(self._config.state_dir), why)
 
     def _secret_files(self) -> Iterator[Path]:
         config, folder = self._config, self._config.state_dir
@@ -148,6 +155,8 @@ class _Edge:
                 yield path
 
     async def _store(self) -> list[Finding]:
+        if machine.is_closed_to_us(self._config.state_dir):
+            return [self._closed("store")]
         if not (self._config.state_dir / state_dir.store_key).exists():
             why = f"there is no {state_dir.store_key} yet: the edge makes it at its first start"
             return [not_checked("store", self._store_name(), why)]
@@ -220,8 +229,10 @@ class _Edge:
         agents, folder = self._config.agents, self._config.state_dir
         chain = agents.certificate or folder / state_dir.agents_certificate
         key = agents.private_key or folder / state_dir.agents_private_key
+        if agents.certificate is None and machine.is_closed_to_us(folder):
+            return [self._closed("certificate")]
         if agents.certificate is None and not (chain.exists() and key.exists()):
-            why = "the edge makes one of its own at its first start, or cannot be looked at"
+            why = "the edge makes one of its own at its first start"
             return [not_checked("certificate", f"there is no {chain}", why)]
         try:
             facts = read_certificate(chain.read_bytes(), key.read_bytes())
@@ -285,6 +296,8 @@ class _Edge:
         wishes = [WakeWish(host.backend, host.via_agent) for host in self._config.wake.hosts]
         if not wishes:
             return []
+        if machine.is_closed_to_us(self._config.state_dir):
+            return [self._closed("wake")]
         try:
             async with open_store(self._config, read_only=True) as store:
                 agents = {record.agent_id for record in await store.list_agents()}
@@ -298,15 +311,17 @@ class _Edge:
         try:
             async with AdminClient.of(self._config) as edge:
                 agents = items_of(await edge.get("/api/v1/agents"))
-                connected = [agent["id"] for agent in agents if agent["connected"]]
+                connected = [agent for agent in agents if agent["connected"]]
                 if not connected:
                     return [no_probe("no agent is connected that could be asked to send some")]
                 return await self._first_probe(edge, connected)
         except AdminError as error:
             return [no_probe(str(error))]
 
-    async def _first_probe(self, edge: AdminClient, agents: Sequence[str]) -> list[Finding]:
-        """Ask agents in turn: one that is older, or busy, cannot say anything."""
+    async def _first_probe(
+        self, edge: AdminClient, agents: Sequence[dict[str, Any]]
+    ) -> list[Finding]:
+        """Ask agents in turn, first those outside: one that is older cannot say anything."""
         listen = self._config.listen
         numbers = {
             "video": listen.video_port,
@@ -314,9 +329,10 @@ class _Edge:
             "control": listen.control_port,
         }
         why = ""
-        for agent in agents[:max_probing_agents]:
+        by_distance = sorted(agents, key=lambda agent: is_near(agent["address"]))
+        for agent in by_distance[:max_probing_agents]:
             try:
-                told = await edge.post(f"/api/v1/agents/{agent}/probe", {})
+                told = await edge.post(f"/api/v1/agents/{agent['id']}/probe", {})
             except AdminError as error:
                 why = str(error)
                 continue
@@ -325,8 +341,15 @@ class _Edge:
                 for flow, how in told["ports"].items()
                 if flow in numbers
             }
-            facts = ProbeFacts(agent, told["sent_to"], self._config.hostname, ports)
-            return judge_probe(facts)
+            return judge_probe(
+                ProbeFacts(
+                    agent["id"],
+                    told["sent_to"],
+                    self._config.hostname,
+                    ports,
+                    is_near=is_near(agent["address"]),
+                )
+            )
         return [no_probe(why)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,6 +53,8 @@ class ProbeFacts:
     hostname: str
     ports: Mapping[str, tuple[int, bool]]
     """Number, and whether probes came out there, by flow."""
+    is_near: bool = False
+    """Whether the agent is in a private network, and so perhaps behind the edge's firewall."""
 
 
 def judge_agents(agents: Sequence[Mapping[str, Any]]) -> list[Finding]:
@@ -198,8 +201,9 @@ def judge_probe(facts: ProbeFacts) -> list[Finding]:
     closed = [f"{flow} {port}" for flow, (port, came) in facts.ports.items() if not came]
     found = []
     if open_ports:
-        found.append(ok(check, f"{facts.agent} reaches {', '.join(open_ports)}"))
-    if closed and facts.sent_to != facts.hostname:
+        near = " (it is near: a firewall before both is not seen)" if facts.is_near else ""
+        found.append(ok(check, f"{facts.agent} reaches {', '.join(open_ports)}{near}"))
+    if closed and _plain(facts.sent_to) != _plain(facts.hostname):
         found.append(
             warning(
                 check,
@@ -220,6 +224,15 @@ def judge_probe(facts: ProbeFacts) -> list[Finding]:
             )
         )
     return found
+
+
+def is_near(address: str) -> bool:
+    """Tell whether an agent's ``address:port`` is none of the Internet's."""
+    return not ip_address(address.rpartition(":")[0].strip("[]").partition("%")[0]).is_global
+
+
+def _plain(hostname: str) -> str:
+    return hostname.lower().rstrip(".")
 
 
 def no_probe(why: str) -> Finding:

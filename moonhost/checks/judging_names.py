@@ -33,7 +33,7 @@ def judge_name(facts: NameFacts) -> list[Finding]:
                 "name that players and agents use.",
             )
         ]
-    parsed = {text: ip_address(text.partition("%")[0]) for text in facts.addresses}
+    parsed = {text: ip_address(text) for text in facts.addresses}
     found = []
     if not facts.listens_on_ipv6 and any(one.version == 6 for one in parsed.values()):
         found.append(
@@ -61,7 +61,8 @@ def judge_name(facts: NameFacts) -> list[Finding]:
 
 
 def _elsewhere(hostname: str, addresses: list[str], own: Collection[str]) -> Finding:
-    mine = ", ".join(sorted(text for text in own if not ip_address(text).is_loopback))
+    shown = (text for text in own if not ip_address(text).is_loopback)
+    mine = ", ".join(sorted(text for text in shown if not ip_address(text).is_link_local))
     return warning(
         "DNS",
         f"{hostname} is {', '.join(addresses)}, and this machine has {mine or 'no address'}",

@@ -126,7 +126,8 @@ def _listed(facts: Sequence[PortFacts]) -> str:
 
 
 def _settings(facts: Iterable[PortFacts]) -> str:
-    return " or ".join(dict.fromkeys(fact.setting for fact in facts))
+    names = list(dict.fromkeys(fact.setting for fact in facts))
+    return " or ".join(names[:max_shown]) + (" and so on" if len(names) > max_shown else "")
 
 
 def _numbers(facts: Iterable[PortFacts]) -> str:

@@ -57,6 +57,14 @@ def file_facts(path: Path) -> FileFacts | None:
     return FileFacts(path, found.st_mode, _name(found.st_uid))
 
 
+def is_closed_to_us(folder: Path) -> bool:
+    """Tell whether a folder is there and not ours to look into."""
+    try:
+        return folder.exists() and not os.access(folder, os.R_OK | os.X_OK)
+    except OSError:  # the one it is in is closed already
+        return True
+
+
 def free_bytes(folder: Path) -> int:
     """Tell how much room there is where a folder is, or will be."""
     while not folder.exists() and folder != folder.parent:
@@ -111,7 +119,7 @@ async def addresses_of(hostname: str) -> tuple[str, ...]:
         found = await trio.socket.getaddrinfo(hostname, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return ()
-    return tuple(dict.fromkeys(str(address[0]) for _, _, _, _, address in found))
+    return tuple(dict.fromkeys(address[0].partition("%")[0] for _, _, _, _, address in found))
 
 
 def edge_process(admin_address: str, admin_port: int) -> int | None:

@@ -13,6 +13,8 @@ from pathlib import Path
 import trio
 import trustme
 
+from moonhost.checks.judging_ports import PortState
+from moonhost.checks.machine import WantedPort, try_ports
 from moonhost.sample_configs import write_edge_config
 from proxy.config import ProxyConfig
 from settings import load_toml
@@ -108,6 +110,17 @@ async def test_an_edge_that_was_never_started_is_checked_as_far_as_that_goes(
     assert told.marks("agents") == told.marks("UDP from outside") == ["not_checked"]
     assert "are free" in told.of("ports")[0]["seen"]
     assert not (tmp_path / "edge").exists(), "the doctor made something"
+
+
+async def test_an_edge_that_has_stopped_is_left_as_it_is(tmp_path: Path) -> None:
+    async with deployed(tmp_path) as deployment:
+        folder = deployment.config.state_dir
+    before = sorted(path.name for path in folder.iterdir())
+
+    told = await doctor("--config", str(tmp_path / "edge.toml"))
+
+    assert (told.status, told.marks("store")) == (0, ["ok"])
+    assert sorted(path.name for path in folder.iterdir()) == before
 
 
 async def test_ports_that_somebody_has_are_named_with_who_it_is(tmp_path: Path) -> None:
@@ -229,7 +242,9 @@ async def test_what_keeps_an_agent_away_is_told(tmp_path: Path) -> None:
         assert (found["check"], "cannot be read" in found["seen"]) == ("token", True)
 
         deployment.hosts["one"].crash()
-        await until(lambda: not deployment.is_up("one/host"), run_timeout_s)
+        host = deployment.hosts["one"]
+        http = WantedPort("TCP", host.address, host.http_port, "")
+        await until(lambda: try_ports([http])[0].state is PortState.FREE)
         (tmp_path / "one.token").write_text("another-token")
         path.write_text(well)
         token, *host = (await doctor("agent", "--config", str(path))).problems()

@@ -6,12 +6,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from moonhost.checks.finding import Mark
 from moonhost.checks.judging_fleet import (
     GeoFile,
     Place,
     ProbeFacts,
     WakeWish,
+    is_near,
     judge_agents,
     judge_backends,
     judge_drains,
@@ -124,9 +127,11 @@ def test_what_keeps_players_from_the_nearest_host_is_told() -> None:
     assert (region.mark, "edge_region" in region.seen) == (Mark.WARNING, True)
 
 
-def probe(*, video: bool, control: bool, sent_to: str = "play.example.org") -> ProbeFacts:
+def probe(
+    *, video: bool, control: bool, sent_to: str = "Play.example.org.", near: bool = False
+) -> ProbeFacts:
     ports = {"video": (47998, video), "control": (47999, control)}
-    return ProbeFacts("a", sent_to, "play.example.org", ports)
+    return ProbeFacts("a", sent_to, "play.example.org", ports, is_near=near)
 
 
 def test_udp_ports_are_told_by_number() -> None:
@@ -134,8 +139,27 @@ def test_udp_ports_are_told_by_number() -> None:
     assert (fine.mark, fine.seen) == (Mark.OK, "a reaches video 47998, control 47999")
     reached, closed = judge_probe(probe(video=True, control=False))
     assert (reached.mark, closed.mark) == (Mark.OK, Mark.PROBLEM)
-    assert "does not reach control 47999 at play.example.org" in closed.seen
+    assert "does not reach control 47999 at Play.example.org." in closed.seen
     assert "firewalls" in closed.remedy
+
+
+def test_an_agent_beside_the_edge_proves_less() -> None:
+    (found,) = judge_probe(probe(video=True, control=True, near=True))
+    assert "a firewall before both is not seen" in found.seen
+
+
+@pytest.mark.parametrize(
+    ("address", "near"),
+    [
+        ("127.0.0.1:5000", True),
+        ("10.1.2.3:5000", True),
+        ("[fe80::1%eth0]:5000", True),
+        ("8.8.8.8:5000", False),
+        ("[2606:4700::1]:5000", False),
+    ],
+)
+def test_who_is_near_is_told_by_the_address(address: str, near: bool) -> None:
+    assert is_near(address) is near
 
 
 def test_an_agent_that_dials_another_name_proves_less() -> None:

@@ -98,6 +98,21 @@ def test_files_are_looked_at_and_missing_ones_are_none(tmp_path: Path) -> None:
     assert machine.free_bytes(tmp_path / "a" / "b") > 0
 
 
+def test_a_folder_of_another_user_is_known_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not machine.is_closed_to_us(tmp_path)
+    assert not machine.is_closed_to_us(tmp_path / "none")
+    monkeypatch.setattr(os, "access", lambda _path, _mode: False)
+    assert machine.is_closed_to_us(tmp_path)
+
+    def refuse(_path: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    assert machine.is_closed_to_us(tmp_path)
+
+
 def test_limits_are_those_of_the_process_that_is_asked_about() -> None:
     ours, of_running = machine.allowed_descriptors(os.getpid())
     assert of_running

@@ -163,6 +163,8 @@ def test_many_ports_with_one_trouble_are_one_finding() -> None:
     assert "TCP 0.0.0.0:1 (nginx, process 812)" in found.seen
     assert "and 2 more" in found.seen
     assert found.remedy.count("listen.http_port") == 1
+    settings = [port(PortState.TAKEN, number, setting=f"s{number}") for number in range(1, 6)]
+    assert "another s1 or s2 or s3 and so on." in judge_ports(settings)[0].remedy
 
 
 def test_ports_of_whom_nobody_tells_are_not_checked() -> None:
