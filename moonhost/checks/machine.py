@@ -119,7 +119,7 @@ async def addresses_of(hostname: str) -> tuple[str, ...]:
         found = await trio.socket.getaddrinfo(hostname, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return ()
-    return tuple(dict.fromkeys(address[0].partition("%")[0] for _, _, _, _, address in found))
+    return tuple(dict.fromkeys(str(address[0]).partition("%")[0] for _, _, _, _, address in found))
 
 
 def edge_process(admin_address: str, admin_port: int) -> int | None:
