@@ -22,7 +22,7 @@ from revdial.probes import nonce_bytes, probe_method, read_sent
 from revdial.tunnel import AgentTunnel
 
 min_interval_s: Final = 12.0
-"""Between two probes, whichever agents send them: a little more than agents insist on."""
+"""Between two probes of one agent: a little more than agents insist on."""
 request_timeout_s: Final = 6.0
 arrival_timeout_s: Final = 1.5
 """For the datagrams, once the agent says that it has sent them."""
@@ -65,7 +65,8 @@ class Prober:
     def __init__(self, ports: Mapping[Flow, int]) -> None:
         self.ports = dict(ports)
         self._under_way: _UnderWay | None = None
-        self._not_before = -min_interval_s
+        self._not_before: dict[str, float] = {}
+        """When each agent that was asked lately may be asked again."""
 
     def take(self, door: Door, nonce: bytes) -> bool:
         """Note a probe that came to a port; False where nobody was asked for it."""
@@ -88,16 +89,7 @@ class Prober:
             ProbeFailed: it was too soon, or the agent cannot or did not do it.
 
         """
-        now = trio.current_time()
-        if now < self._not_before:
-            wait_s = self._not_before - now
-            raise ProbeFailed(
-                "probe_too_soon",
-                f"A probe was asked for just now; wait {wait_s:.0f} s.",
-                wait_s,
-            )
-        # Also how long the one that is under way may take.
-        self._not_before = now + min_interval_s
+        self._take_turn(tunnel.agent_id, trio.current_time())
         nonce = secrets.token_bytes(nonce_bytes)
         self._under_way = probe = _UnderWay(nonce, frozenset(self.ports))
         try:
@@ -116,3 +108,14 @@ class Prober:
         finally:
             self._under_way = None
         return Probed(frozenset(probe.reached), sent.host)
+
+    def _take_turn(self, agent_id: str, now: float) -> None:
+        self._not_before = {name: at for name, at in self._not_before.items() if at > now}
+        wait_s = self._not_before.get(agent_id, now) - now
+        if self._under_way is not None:
+            wait_s = max(wait_s, request_timeout_s + arrival_timeout_s)
+        if wait_s > 0:
+            raise ProbeFailed(
+                "probe_too_soon", f"A probe was asked for just now; wait {wait_s:.0f} s.", wait_s
+            )
+        self._not_before[agent_id] = now + min_interval_s

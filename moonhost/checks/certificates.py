@@ -10,7 +10,7 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from moonhost.checks.finding import Finding, ok, problem, warning
@@ -36,6 +36,8 @@ class CertificateFacts:
     is_chained: bool
     """Each certificate is the next one's work."""
     certificates: int
+    fingerprint: bytes = b""
+    """SHA-256 of the first one."""
 
 
 def read_certificate(chain_pem: bytes, key_pem: bytes) -> CertificateFacts:
@@ -66,6 +68,7 @@ def read_certificate(chain_pem: bytes, key_pem: bytes) -> CertificateFacts:
         self_signed=_issued(leaf, leaf),
         is_chained=all(_issued(lower, upper) for lower, upper in pairwise(chain)),
         certificates=len(chain),
+        fingerprint=leaf.fingerprint(hashes.SHA256()),
     )
 
 
@@ -84,6 +87,19 @@ def judge_certificate(facts: CertificateFacts, hostname: str, now: datetime) -> 
             )
         ]
     return [ok(_check, f"for {hostname}, valid until {until}")]
+
+
+def judge_shown(facts: CertificateFacts, shown: bytes | None) -> list[Finding]:
+    """Say whether a running edge shows what its file holds, by SHA-256; None: nobody knows."""
+    if shown is None or shown == facts.fingerprint:
+        return []
+    return [
+        problem(
+            _check,
+            "the running edge shows another one than its file holds",
+            "Restart the edge: it reads the file when it starts.",
+        )
+    ]
 
 
 def _key_and_chain(facts: CertificateFacts) -> list[Finding]:

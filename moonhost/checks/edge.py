@@ -15,7 +15,12 @@ from backends.errors import StoreError
 from backends.geoip import GeoDatabase
 from moonhost.admin_client import AdminClient, AdminError
 from moonhost.checks import machine
-from moonhost.checks.certificates import UnusableCertificate, judge_certificate, read_certificate
+from moonhost.checks.certificates import (
+    UnusableCertificate,
+    judge_certificate,
+    judge_shown,
+    read_certificate,
+)
 from moonhost.checks.finding import Finding, not_checked, ok, problem, warning
 from moonhost.checks.judging_fleet import (
     GeoFile,
@@ -36,6 +41,7 @@ from moonhost.checks.judging_machine import (
     Descriptors,
     judge_buffers,
     judge_clock,
+    judge_configured_files,
     judge_descriptors,
     judge_disk,
     judge_files,
@@ -132,26 +138,35 @@ class _Edge:
         if machine.is_closed_to_us(self._config.state_dir):
             return [self._closed("state folder")]
         folder = machine.file_facts(self._config.state_dir)
-        secrets = [fact for path in self._secret_files() if (fact := machine.file_facts(path))]
+        own, configured = (
+            [fact for path in paths if (fact := machine.file_facts(path))]
+            for paths in (self._own_files(), self._configured_files())
+        )
         free = await _in_thread(partial(machine.free_bytes, self._config.state_dir))
-        return [*judge_files(folder, secrets), judge_disk(self._config.state_dir, free)]
+        return [
+            *judge_files(folder, own),
+            *judge_configured_files(configured),
+            judge_disk(self._config.state_dir, free),
+        ]
 
     def _closed(self, check: str) -> Finding:
         why = "it is not ours to look into: run this as the edge's user"
         return not_checked(check, str(self._config.state_dir), why)
 
-    def _secret_files(self) -> Iterator[Path]:
-        config, folder = self._config, self._config.state_dir
+    def _own_files(self) -> Iterator[Path]:
+        folder = self._config.state_dir
         for name in (state_dir.store_key, state_dir.admin_token, state_dir.agents_private_key):
             yield folder / name
         yield from folder.glob(f"{state_dir.database}*")
-        webhook = config.wake.webhook
+
+    def _configured_files(self) -> Iterator[Path]:
+        config, webhook = self._config, self._config.wake.webhook
         for path in (
             config.agents.private_key,
             config.store.redis_password_file,
             None if webhook is None else webhook.secret_file,
         ):
-            if path is not None and path.parent != folder:
+            if path is not None:
                 yield path
 
     async def _store(self) -> list[Finding]:
@@ -246,7 +261,11 @@ class _Edge:
         except UnusableCertificate as error:
             remedy = f"Write PEM files to {chain} and {key}."
             return [problem("certificate", str(error), remedy)]
-        return judge_certificate(facts, self._config.hostname, datetime.now(UTC))
+        shown = None
+        if self._runs:
+            shown = await machine.shown_certificate(self._agents_listening[0], agents.port)
+        stale = judge_shown(facts, shown)
+        return [*stale, *judge_certificate(facts, self._config.hostname, datetime.now(UTC))]
 
     async def _name(self) -> list[Finding]:
         hostname = self._config.hostname

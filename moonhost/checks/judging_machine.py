@@ -13,6 +13,8 @@ from moonhost.checks.finding import Finding, not_checked, ok, problem, warning
 min_free_bytes: Final = 100 << 20
 usual_free_bytes: Final = 1 << 30
 _others: Final = 0o077
+_everybody: Final = 0o007
+"""A group may be there to share a file that is not the edge's alone."""
 max_named: Final = 4
 
 
@@ -69,23 +71,32 @@ def judge_user(user: User, command: str) -> Finding:
     )
 
 
+def judge_configured_files(files: Sequence[FileFacts]) -> list[Finding]:
+    """Say whether secrets that the configuration names, wherever they are, are everybody's."""
+    exposed = [file.path for file in files if stat.S_IMODE(file.mode) & _everybody]
+    if exposed:
+        return [_exposed("secret files", exposed, "o-rwx")]
+    return [ok("secret files", _named(str(file.path) for file in files))] if files else []
+
+
+def _exposed(check: str, paths: Sequence[Path], mode: str) -> Finding:
+    return problem(
+        check,
+        f"others can read {_named(map(str, paths))}",
+        f"Run `chmod {mode} {' '.join(map(str, paths))}`, and think of what they hold as known to "
+        "whoever could log in here.",
+    )
+
+
 def judge_files(folder: FileFacts | None, secrets: Sequence[FileFacts]) -> list[Finding]:
-    """Say whether secrets are their owner's alone; `folder` is None before the first start."""
+    """Say whether an edge's own secrets are its user's alone; `folder` is None before its start."""
     check = "state folder"
     if folder is None:
         return [not_checked(check, "it is not there", "the edge makes it at its first start")]
     found = []
-    exposed = [file for file in secrets if stat.S_IMODE(file.mode) & _others]
+    exposed = [file.path for file in secrets if stat.S_IMODE(file.mode) & _others]
     if exposed:
-        names = _named(str(file.path) for file in exposed)
-        found.append(
-            problem(
-                check,
-                f"others can read {names}",
-                f"Run `chmod 600 {' '.join(str(file.path) for file in exposed)}`, and think of "
-                "what they hold as known to whoever could log in here.",
-            )
-        )
+        found.append(_exposed(check, exposed, "600"))
     foreign = [file for file in secrets if file.owner != folder.owner]
     if foreign:
         found.append(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import hashlib
 import os
 import pwd
 import resource
 import shutil
 import socket
+import ssl
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ import trio
 from moonhost.checks.judging_machine import Buffers, FileFacts, User
 from moonhost.checks.judging_ports import PortFacts, PortState, Protocol, state_of
 
+shown_timeout_s: Final = 3.0
 _sysctl: Final = Path("/proc/sys/net/core")
 _timesync: Final = Path("/run/systemd/timesync/synchronized")
 _unsynchronised: Final = 0x40
@@ -120,6 +123,24 @@ async def addresses_of(hostname: str) -> tuple[str, ...]:
     except (OSError, UnicodeError):
         return ()
     return tuple(dict.fromkeys(str(address[0]).partition("%")[0] for _, _, _, _, address in found))
+
+
+async def shown_certificate(address: str, port: int) -> bytes | None:
+    """Give the SHA-256 of the certificate that is shown at a port of ours; None where none is."""
+    anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not listened at
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with trio.move_on_after(shown_timeout_s), suppress(OSError, trio.BrokenResourceError):
+        plain = await trio.open_tcp_stream(anywhere.get(address, address), port)
+        stream = trio.SSLStream(plain, context)
+        try:
+            await stream.do_handshake()
+            der = stream.getpeercert(binary_form=True)
+        finally:
+            await trio.aclose_forcefully(stream)
+        return None if der is None else hashlib.sha256(der).digest()
+    return None
 
 
 def edge_process(admin_address: str, admin_port: int) -> int | None:

@@ -56,7 +56,7 @@ class AgentsApi:
             "connected": tunnel is not None,
             "connected_at": None if tunnel is None else _moment(tunnel.connected_at),
             "address": None if tunnel is None else tunnel.remote_address,
-            "version": printable(tunnel.hello.software) if tunnel is not None else None,
+            "version": None if tunnel is None else printable(tunnel.hello.software) or None,
             "rtt_ms": None
             if tunnel is None or tunnel.rtt_s is None
             else round(tunnel.rtt_s * 1000, 1),

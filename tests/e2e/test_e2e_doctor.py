@@ -17,6 +17,7 @@ from moonhost.checks.judging_ports import PortState
 from moonhost.checks.machine import WantedPort, try_ports
 from moonhost.sample_configs import write_edge_config
 from proxy.config import ProxyConfig
+from proxy.state_dir import agents_certificate, agents_context, agents_private_key
 from settings import load_toml
 from tests.e2e.deployment import HostPlan, deployed
 from tests.waiting import until
@@ -95,6 +96,20 @@ async def test_a_deployment_that_is_well_has_no_problem_and_stays_as_it_is(tmp_p
     assert "it agrees with the edge's" in [found["seen"] for found in agent.of("clock")]
     token = (tmp_path / "one.token").read_text().strip()
     assert token not in json.dumps(agent.findings)
+
+
+async def test_a_certificate_that_was_renewed_without_a_restart_is_a_problem(
+    tmp_path: Path,
+) -> None:
+    async with deployed(tmp_path) as deployment:
+        folder = deployment.config.state_dir
+        for name in (agents_certificate, agents_private_key):
+            (folder / name).unlink()
+        agents_context(folder, deployment.config.hostname, None, None)
+        told = await doctor("--config", str(tmp_path / "edge.toml"))
+    stale, file = told.of("certificate")
+    assert (stale["mark"], file["mark"]) == ("problem", "ok")
+    assert "Restart the edge" in stale["remedy"]
 
 
 async def test_an_edge_that_was_never_started_is_checked_as_far_as_that_goes(

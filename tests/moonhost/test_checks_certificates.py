@@ -14,6 +14,7 @@ from moonhost.checks.certificates import (
     UnusableCertificate,
     covers,
     judge_certificate,
+    judge_shown,
     read_certificate,
 )
 from moonhost.checks.finding import Finding, Mark
@@ -123,6 +124,14 @@ def test_a_certificate_for_nobody_and_one_for_others_are_problems() -> None:
 )
 def test_names_are_compared_as_tls_does(name: str, hostname: str, covered: bool) -> None:
     assert covers(name, hostname) is covered
+
+
+def test_a_running_edge_that_shows_an_older_one_is_told_to_restart() -> None:
+    chain, key = issued()
+    facts = read_certificate(chain[0], key)
+    assert judge_shown(facts, None) == judge_shown(facts, facts.fingerprint) == []
+    (found,) = judge_shown(facts, bytes(32))
+    assert (found.mark, "Restart the edge" in found.remedy) == (Mark.PROBLEM, True)
 
 
 def locked_key() -> bytes:

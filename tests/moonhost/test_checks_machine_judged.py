@@ -15,6 +15,7 @@ from moonhost.checks.judging_machine import (
     User,
     judge_buffers,
     judge_clock,
+    judge_configured_files,
     judge_descriptors,
     judge_disk,
     judge_files,
@@ -63,6 +64,15 @@ def test_a_secret_that_others_can_read_is_a_problem(mode: int) -> None:
     (found,) = judge_files(FOLDER, [FileFacts(KEY.path, mode, "moonhost")])
     assert found.mark is Mark.PROBLEM
     assert "chmod 600 /var/lib/moonhost/store.key" in found.remedy
+
+
+def test_a_configured_secret_may_be_shared_with_a_group_and_not_with_everybody() -> None:
+    shared = FileFacts(Path("/etc/ssl/private/edge.key"), 0o100640, "root")
+    assert marks(judge_configured_files([shared])) == [Mark.OK]
+    assert judge_configured_files([]) == []
+    (found,) = judge_configured_files([FileFacts(shared.path, 0o100644, "root"), shared])
+    assert found.mark is Mark.PROBLEM
+    assert "chmod o-rwx /etc/ssl/private/edge.key`" in found.remedy
 
 
 def test_a_file_of_another_user_is_a_problem() -> None:

@@ -128,13 +128,15 @@ async def test_one_probe_at_a_time_and_not_soon_after_it(
     tunnel = FakeTunnel(nursery, on_request=slow).as_tunnel()
     nursery.start_soon(prober.probe, tunnel)
     await trio.testing.wait_all_tasks_blocked()
-    for pause_s in (0, 8):
-        await trio.sleep(pause_s)
+    other = FakeTunnel(nursery, "agent-2", on_request=slow).as_tunnel()
+    for asked, wait_s in ((tunnel, 12), (other, 7.5)):
         with pytest.raises(ProbeFailed) as caught:
-            await prober.probe(tunnel)
-        assert caught.value.reason == "probe_too_soon"
-        assert caught.value.retry_after_s == pytest.approx(12 - pause_s)
-    await trio.sleep(4)
+            await prober.probe(asked)
+        assert (caught.value.reason, caught.value.retry_after_s) == ("probe_too_soon", wait_s)
+    await trio.sleep(7)
+    await prober.probe(other)
+    with pytest.raises(ProbeFailed):
+        await prober.probe(other)
     await prober.probe(tunnel)
 
 
