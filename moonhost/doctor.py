@@ -41,12 +41,12 @@ async def doctor(
 
     The exit status is 1 if there is a problem; warnings are none.
     """
-    logs.configure("error")
     try:
         settings = proxy_settings(config)
     except (ConfigError, CommandFailed) as error:
         _finish(_mistakes(config, error), as_json)
         return
+    logs.configure("error")
     found = await check_edge(settings, f"moonhost doctor --config {config}")
     _finish([_valid(config), *found], as_json)
 
@@ -62,12 +62,12 @@ async def doctor_agent(
     from agent.config import load
     from moonhost.checks.agent import check_agent
 
-    logs.configure("error")
     try:
         settings = load(existing(config, "agent.example.toml"))
     except (ConfigError, CommandFailed) as error:
         _finish(_mistakes(config, error), as_json)
         return
+    logs.configure("error")
     found = await check_agent(settings, config, f"moonhost doctor agent --config {config}")
     _finish([_valid(config), *found], as_json)
 

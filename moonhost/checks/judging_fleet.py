@@ -85,10 +85,8 @@ def _agent(agent: Mapping[str, Any]) -> Finding:
             f"{name} is connected, with a round trip of {rtt_ms:.0f} ms",
             "Players will feel it: put an edge nearer to it, or see what fills its uplink.",
         )
-    return ok(
-        "agents",
-        f"{name} is connected since {agent['connected_at']} ({agent['version'] or 'of no version'})",
-    )
+    version = agent["version"] or "it does not tell its version"
+    return ok("agents", f"{name} is connected since {agent['connected_at']} ({version})")
 
 
 def judge_backends(

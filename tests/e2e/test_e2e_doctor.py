@@ -6,10 +6,12 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 import trio
 import trustme
 
@@ -19,6 +21,7 @@ from moonhost.sample_configs import write_edge_config
 from proxy.config import ProxyConfig
 from proxy.state_dir import agents_certificate, agents_context, agents_private_key
 from settings import load_toml
+from tests.backends.redis_process import RedisProcess
 from tests.e2e.deployment import HostPlan, deployed
 from tests.waiting import until
 
@@ -45,6 +48,16 @@ class Told:
 
     def problems(self) -> list[dict[str, str]]:
         return [found for found in self.findings if found["mark"] == "problem"]
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisProcess]:
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    server = RedisProcess(folder)
+    server.start()
+    yield server
+    server.kill()
 
 
 async def doctor(*arguments: str) -> Told:
@@ -136,6 +149,21 @@ async def test_an_edge_that_has_stopped_is_left_as_it_is(tmp_path: Path) -> None
 
     assert (told.status, told.marks("store")) == (0, ["ok"])
     assert sorted(path.name for path in folder.iterdir()) == before
+
+
+async def test_a_redis_server_is_told_with_how_long_it_takes_and_when_it_is_gone(
+    tmp_path: Path, redis_server: RedisProcess
+) -> None:
+    settings = f'[store]\nkind = "redis"\nredis_url = "{redis_server.url}"\n'
+    async with deployed(tmp_path, settings=settings):
+        well = await doctor("--config", str(tmp_path / "edge.toml"))
+        redis_server.kill()
+        gone = await doctor("--config", str(tmp_path / "edge.toml"))
+    (answers,) = well.of("store")
+    assert answers["mark"] in ("ok", "warning")
+    assert "the Redis server answers in" in answers["seen"]
+    (lost,) = gone.of("store")
+    assert (lost["mark"], "cannot be reached" in lost["seen"]) == ("problem", True)
 
 
 async def test_ports_that_somebody_has_are_named_with_who_it_is(tmp_path: Path) -> None:
