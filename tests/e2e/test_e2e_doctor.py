@@ -18,7 +18,10 @@ import trustme
 from moonhost.checks.judging_ports import PortState
 from moonhost.checks.machine import WantedPort, try_ports
 from moonhost.sample_configs import write_edge_config
+from moonlight.flows import Flow
 from proxy.config import ProxyConfig
+from proxy.media import Media
+from proxy.prober import Prober
 from proxy.state_dir import agents_certificate, agents_context, agents_private_key
 from settings import load_toml
 from tests.backends.redis_process import RedisProcess
@@ -295,3 +298,24 @@ async def test_what_keeps_an_agent_away_is_told(tmp_path: Path) -> None:
         assert [found["check"] for found in host] == ["hosts", "hosts"]
         assert "host does not answer at HTTP" in host[0]["seen"]
         assert "Set wolf_socket right" in host[1]["remedy"]
+
+
+async def test_a_blocked_port_is_not_reached_by_a_real_agent_through_its_tunnel(
+    tmp_path: Path,
+) -> None:
+    numbers = []
+    for _ in Flow:
+        with socket.socket(type=socket.SOCK_DGRAM) as free:
+            free.bind(("127.0.0.1", 0))
+            numbers.append(free.getsockname()[1])
+    ports = dict(zip(Flow, numbers, strict=True))
+    prober = Prober(ports)
+    async with deployed(tmp_path, HostPlan()) as deployment:
+        media = Media(deployment.nursery, on_end=lambda *_: None, take_probe=prober.take)
+        open_ports = {flow: port for flow, port in ports.items() if flow is not Flow.AUDIO}
+        await deployment.nursery.start(media.serve, ["127.0.0.1"], open_ports)
+        tunnel = deployment.edge.fleet.tunnel_of("one")
+        assert tunnel is not None
+        probed = await prober.probe(tunnel)
+    assert probed.reached == open_ports.keys()
+    assert probed.sent_to == "127.0.0.1"
