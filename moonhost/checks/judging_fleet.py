@@ -9,13 +9,13 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
+from backends.registry import launches_fail, telemetry_stale, tunnel_down
 from moonhost.checks.finding import Finding, not_checked, ok, problem, warning
 
 slow_tunnel_ms: Final = 150
 old_database: Final = timedelta(days=60)
-away: Final = "tunnel_down"
-stale: Final = "telemetry_stale"
 reached: Final = "reached"
+_services: Final = ("http", "https", "rtsp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +97,11 @@ def judge_backends(
     fine = []
     for backend in backends:
         name, trouble = backend["id"], backend["trouble"]
-        if trouble == away:
+        if trouble == tunnel_down:
             continue
         if trouble is None:
             fine.append(name)
-        elif trouble == stale:
+        elif trouble == telemetry_stale:
             found.append(
                 warning(
                     "hosts",
@@ -115,12 +115,20 @@ def judge_backends(
             found.append(
                 problem(
                     "hosts",
-                    f"{name} is down: its {trouble} port does not answer its agent",
+                    f"{name} is down: {_why(trouble)}",
                     "Start the host, or set its ports right in the agent's configuration; "
                     "`moonhost doctor agent` there says more.",
                 )
             )
     return [ok("hosts", f"{', '.join(fine)} can be played on"), *found] if fine else found
+
+
+def _why(trouble: str) -> str:
+    if trouble in _services:
+        return f"its {trouble} port does not answer its agent"
+    if trouble == launches_fail:
+        return "its agent could not connect to it for a launch"
+    return "it does not answer its agent"
 
 
 def judge_drains(drains: Sequence[Mapping[str, Any]], now: datetime) -> list[Finding]:

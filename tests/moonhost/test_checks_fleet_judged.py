@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from backends.registry import launches_fail
 from moonhost.checks.finding import Mark
 from moonhost.checks.judging_fleet import (
     GeoFile,
@@ -65,6 +66,11 @@ def test_hosts_that_are_down_are_told_with_the_port_that_does_not_answer() -> No
     assert (down.mark, "its https port" in down.seen) == (Mark.PROBLEM, True)
     assert asleep.mark is Mark.OK
     assert judge_backends([], set()) == []
+    launch, host = judge_backends(
+        [{"id": "a/x", "trouble": launches_fail}, {"id": "a/y", "trouble": "host"}], set()
+    )
+    assert "for a launch" in launch.seen
+    assert host.seen == "a/y is down: it does not answer its agent"
 
 
 def test_a_drain_is_told_once_its_deadline_is_over() -> None:
