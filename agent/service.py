@@ -22,6 +22,7 @@ from agent.host_api import Confirmation
 from agent.host_kinds import pin_setting
 from agent.machine import Machine
 from agent.neighbours import Neighbours
+from agent.probing import UdpProbes
 from agent.reloading import ReloadableParts, reloadable, tls_of
 from agent.streams import StreamRelay
 from agent.targets import target_of
@@ -35,6 +36,7 @@ from revdial.framing import Preamble
 from revdial.limits import DialerLimits
 from revdial.messages import Dial, Heartbeat, Hello, Json
 from revdial.observer import Counters
+from revdial.probes import probe_method
 from revdial.stream import WebSocketStream
 from settings.reloading import Reloading
 
@@ -132,6 +134,7 @@ class Agent:
         self._observer = observer or Counters()
         self._streams = StreamRelay(addresses, config.limits)
         self.neighbours = Neighbours(config.neighbours)
+        self._probes = UdpProbes(config.edge.url)
         self._software = _software()
         self._confirming: dict[tuple[str, str], trio.CancelScope] = {}
 
@@ -173,6 +176,8 @@ class Agent:
         if method == "wake_host":
             await self._wake_host(params)
             return {}
+        if method == probe_method:
+            return await self._probes.send(params)
         if method != "confirm_pin":
             raise RequestFailed("unknown_method", "this agent does not know that request")
         try:

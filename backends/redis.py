@@ -70,19 +70,22 @@ class RedisStore:
         prefix: str = default_prefix,
         operation_timeout_s: float = 5.0,
         session_ttl: timedelta = timedelta(days=30),
+        read_only: bool = False,
     ) -> AsyncIterator[RedisStore]:
         """Reach the server at `url` and bring what it holds to the newest schema.
 
         `key` (32 bytes) is what secrets are sealed with: all edges have the same. `password` goes
         before the URL's. Every key in the server begins with `prefix`. A session that is not
-        written for `session_ttl` is forgotten, as one that no edge can still have.
+        written for `session_ttl` is forgotten, as one that no edge can still have. `read_only`
+        takes the server as it is: no schema is brought forward.
         """
         vault = Vault(key)
         address = parse_redis_url(url).with_password(password)
         async with RedisServer.open(
             address, ca_file=ca_file, operation_timeout_s=operation_timeout_s
         ) as server:
-            await migrate(server, prefix)
+            if not read_only:
+                await migrate(server, prefix)
             yield cls(server, vault, prefix, session_ttl)
 
     async def get_edge_identity(self) -> IdentityRecord | None:

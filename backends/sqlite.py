@@ -46,11 +46,18 @@ class SqliteStore:
         *,
         busy_timeout_ms: int = 5_000,
         operation_timeout_s: float = 10.0,
+        read_only: bool = False,
     ) -> AsyncIterator[SqliteStore]:
-        """Open or make the file at `path`; `key` (32 bytes) is what secrets are sealed with."""
+        """Open or make the file at `path`; `key` (32 bytes) is what secrets are sealed with.
+
+        `read_only` takes the file as it is: nothing is made, and no schema brought forward.
+        """
         vault = Vault(key)
         async with SqliteFile.open(
-            path, busy_timeout_ms=busy_timeout_ms, operation_timeout_s=operation_timeout_s
+            path,
+            busy_timeout_ms=busy_timeout_ms,
+            operation_timeout_s=operation_timeout_s,
+            read_only=read_only,
         ) as file:
             yield cls(file, vault)
 

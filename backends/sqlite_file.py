@@ -40,10 +40,16 @@ class SqliteFile:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, path: Path, *, busy_timeout_ms: int, operation_timeout_s: float
+        cls,
+        path: Path,
+        *,
+        busy_timeout_ms: int,
+        operation_timeout_s: float,
+        read_only: bool = False,
     ) -> AsyncIterator[SqliteFile]:
-        """Open the file, made and brought to the newest schema as needed."""
-        connection = await trio.to_thread.run_sync(_connect, path, busy_timeout_ms)
+        """Open the file, made and brought to the newest schema as needed; not if `read_only`."""
+        connect = _connect_to_read if read_only else _connect
+        connection = await trio.to_thread.run_sync(connect, path, busy_timeout_ms)
         file = cls(connection, path, operation_timeout_s)
         try:
             yield file
@@ -99,6 +105,21 @@ def _connect(path: Path, busy_timeout_ms: int) -> sqlite3.Connection:
     except OSError as error:
         raise StoreError("io", f"The store {path} cannot be opened: {error.strerror}.") from error
     return connection
+
+
+def _connect_to_read(path: Path, busy_timeout_ms: int) -> sqlite3.Connection:
+    # Without other processes' log there is nothing to share: SQLite would make one all the same.
+    alone = not path.with_name(f"{path.name}-wal").exists()
+    try:
+        return sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if alone else ''}",
+            uri=True,
+            timeout=busy_timeout_ms / 1000,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+    except sqlite3.Error as error:
+        raise _store_error(path, error) from error
 
 
 def _prepare(connection: sqlite3.Connection) -> None:

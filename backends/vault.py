@@ -51,12 +51,18 @@ def load_or_create_key(path: Path) -> bytes:
     try:
         if not path.exists():
             _create_key(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return load_key(path)
+
+
+def load_key(path: Path) -> bytes:
+    """Read the key file, which has to be there."""
+    try:
         mode = path.stat().st_mode
         key = path.read_bytes()
     except OSError as error:
-        raise StoreError(
-            "key_unreadable", f"The key file {path} cannot be used: {error.strerror}."
-        ) from error
+        raise _unreadable(path, error) from error
     if mode & 0o077:
         raise StoreError(
             "key_exposed", f"The key file {path} is open to others; run: chmod 600 {path}"
@@ -64,6 +70,10 @@ def load_or_create_key(path: Path) -> bytes:
     if len(key) != KEY_BYTES:
         raise StoreError("bad_key", f"The key file {path} must hold exactly {KEY_BYTES} bytes.")
     return key
+
+
+def _unreadable(path: Path, error: OSError) -> StoreError:
+    return StoreError("key_unreadable", f"The key file {path} cannot be used: {error.strerror}.")
 
 
 def _create_key(path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import httpx
+import msgspec
 import trio
 from pydantic import BaseModel
 
@@ -35,7 +36,7 @@ from proxy.rtp_loss import SequenceGaps
 from proxy.session_records import from_record, to_record
 from proxy.sessions import FlowTerms, Session, SessionId, SessionState, StreamKey
 from proxy.translation import ConnectTranslation, PingTranslation
-from revdial import messages
+from revdial import messages, probes
 from revdial.errors import BadMessage
 from revdial.frames import FrameSplitter, binary_frame
 from revdial.framing import Buffer, FlowKind, Preamble, decode_batch, encode_batch, encode_runs
@@ -65,6 +66,33 @@ def _messages(data: bytes) -> None:
                 promise(error.reason == "too_large", "what was decoded can be sent")
             else:
                 promise(decode(written) == message, "a control message round-trips")
+
+
+def _probes(data: bytes) -> None:
+    nonce = probes.nonce_of(data)
+    if nonce is not None:
+        promise(probes.probe_datagram(nonce) == data, "a probe is its nonce and nothing else")
+        promise(parse_ping(data) is None, "a probe is no ping")
+        promise(not glance(data), "a probe is no ENet packet")
+    with suppress(msgspec.DecodeError, UnicodeError, RecursionError):
+        told = msgspec.json.decode(data, type=dict[str, object])
+        with suppress(BadMessage):
+            request = probes.read_request(told)
+            promise(len(bytes.fromhex(request.nonce)) == probes.nonce_bytes, "a nonce is one")
+            promise(0 < len(request.ports) <= probes.max_probed_ports, "ports are few")
+            promise(request.nonce not in repr(request), "a nonce is not shown")
+        with suppress(BadMessage):
+            promise(probes.read_sent(told).sent >= 0, "nobody sends less than nothing")
+
+
+def _probes_seeds() -> list[bytes]:
+    nonce = bytes(range(probes.nonce_bytes))
+    request = {"nonce": nonce.hex(), "ports": [47998, 47999, 48000]}
+    return [
+        probes.probe_datagram(nonce),
+        msgspec.json.encode(request),
+        msgspec.json.encode({"host": "play.example.org", "sent": 9}),
+    ]
 
 
 def _messages_seeds() -> list[bytes]:
@@ -324,6 +352,7 @@ def _target(
 
 SERVICE_TARGETS: Final = (
     _target("messages", "revdial.messages", _messages, _messages_seeds),
+    _target("probes", "revdial.probes", _probes, _probes_seeds),
     _target("framing", "revdial.framing", _framing, _framing_seeds),
     _target("frames", "revdial.frames", _frames, _frames_seeds),
     _target("translation", "proxy.translation", _translation, _translation_seeds),

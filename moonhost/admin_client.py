@@ -72,10 +72,25 @@ class AdminClient:
         else:
             path = admin.token_file
             token = read_secret(path)
+        return cls._at(config, JwtAuth(token, str(path)))
+
+    @classmethod
+    def anonymous(cls, config: ProxyConfig) -> AdminClient:
+        """Return a client without a token, for what anybody may ask.
+
+        Raises:
+            AdminError: the CA's file cannot be read.
+
+        """
+        return cls._at(config, httpx.Auth())
+
+    @classmethod
+    def _at(cls, config: ProxyConfig, auth: httpx.Auth) -> AdminClient:
+        admin = config.admin
         return cls(
             admin.address,
             admin.port,
-            JwtAuth(token, str(path)),
+            auth,
             hostname=config.hostname,
             tls=None if admin.certificate is None else _tls(admin.ca_file),
         )
@@ -122,6 +137,11 @@ class AdminClient:
                 async for line in response.aiter_lines():
                     if line.startswith(_data):
                         yield json.loads(line.removeprefix(_data))
+
+    async def status(self, path: str) -> int:
+        """Tell the status code of an answer, whatever it is."""
+        with self._told_plainly():
+            return (await self._http.get(path)).status_code
 
     async def put(self, path: str, body: dict[str, Any]) -> Any:
         """Set something."""

@@ -18,14 +18,17 @@ from cyclopts import Parameter
 from backends.errors import BackendError
 from moonhost import logs, operate
 from moonhost.cli_options import (
+    AgentConfigPath,
     AsJson,
     ProxyConfigPath,
+    default_agent_config,
     default_proxy_config,
     existing,
     max_bitrate_kbps,
     proxy_environment,
     proxy_settings,
 )
+from moonhost.doctor import doctor_app
 from moonhost.errors import CommandFailed
 from moonhost.tokens import token_app
 from moonlight.serverinfo import default_http_port
@@ -35,7 +38,6 @@ from proxy.errors import EdgeError
 from settings import ConfigError, load_toml
 from settings.reloading import Reloading
 
-default_agent_config: Final = Path("/etc/moonhost/agent.toml")
 collector_thresholds: Final = (50_000, 20, 100)
 max_load_sessions: Final = 300
 max_load_seconds: Final = 3_600
@@ -51,6 +53,7 @@ app = cyclopts.App(
     version_flags=["--version"],
 )
 app.command(token_app)
+app.command(doctor_app)
 for command in operate.commands:
     app.command(command)
 
@@ -124,12 +127,7 @@ async def _drain(edge: RunningEdge, signals: AsyncIterator[int]) -> None:
 
 
 @app.command
-async def agent(
-    *,
-    config: Annotated[
-        Path, Parameter(name=["--config", "-c"], help="The agent's TOML file.")
-    ] = default_agent_config,
-) -> None:
+async def agent(*, config: AgentConfigPath = default_agent_config) -> None:
     """Run an agent beside one or more hosts: it dials home to the edge."""
     from agent.config import AgentConfig, load
     from agent.service import run_agent

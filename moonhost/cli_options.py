@@ -12,6 +12,7 @@ from proxy.config import ProxyConfig
 from settings import load_toml
 
 default_proxy_config: Final = Path("/etc/moonhost/proxy.toml")
+default_agent_config: Final = Path("/etc/moonhost/agent.toml")
 proxy_environment: Final = "MOONHOST_PROXY"
 max_bitrate_kbps: Final = 150_000
 """More than any Moonlight asks for."""
@@ -20,6 +21,7 @@ ProxyConfigPath = Annotated[
     Path,
     Parameter(name=["--config", "-c"], help="The edge's TOML file.", env_var="MOONHOST_CONFIG"),
 ]
+AgentConfigPath = Annotated[Path, Parameter(name=["--config", "-c"], help="The agent's TOML file.")]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
 
 

@@ -50,6 +50,7 @@ from proxy.nurseries import flat_nursery
 from proxy.nvhttp import NvHttp
 from proxy.pairing_desk import PairingDesk
 from proxy.play import Play
+from proxy.prober import Prober
 from proxy.readiness import why_not_ready
 from proxy.reloading import ReloadableParts, reloadable
 from proxy.rtsp import RtspProxy
@@ -173,8 +174,12 @@ class _Edge:
         self._tunnel_counters = Counters()
         mac = own_mac(identity.certificate.id)
         waker = self._waker = Waker(config, mac, self._fleet, self._addresses)
+        self._prober = Prober(self._udp_ports)
         self._media = Media(
-            nursery, on_end=self._on_flow_end, take_magic_packet=waker.take_magic_packet
+            nursery,
+            on_end=self._on_flow_end,
+            take_magic_packet=waker.take_magic_packet,
+            take_probe=self._prober.take,
         )
         pairing = HostPairing(store, self._fleet)
         self._keeper = SessionKeeper(config, store, self._fleet, self._media)
@@ -378,6 +383,7 @@ class _Edge:
             store_up=lambda: self._figures.store.up,
             why_not_ready=self._figures.why_not_ready,
             stands=self._authority.gate.stands,
+            prober=self._prober,
         )
         await self._authority.keys.load()
         api = AdminApi(self._authority.gate, [*endpoints, *self._authority.endpoints()])

@@ -23,6 +23,8 @@ class PortDrop(enum.StrEnum):
     NOT_A_PING = "not_a_ping"
     REBINDING_TOO_OFTEN = "rebinding_too_often"
     NO_MAGIC_PACKET = "no_magic_packet_of_ours"
+    UNKNOWN_PROBE = "unknown_probe"
+    """It looks like a probe of an agent's, and none was asked for it."""
 
 
 class FlowDrop(enum.StrEnum):

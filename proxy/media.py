@@ -30,6 +30,7 @@ from proxy.losses import PortDrop
 from proxy.roaming import RoamingLimits
 from proxy.sessions import SessionId
 from proxy.udp_port import Arrival, UdpPort
+from revdial.probes import nonce_of
 
 _log = structlog.get_logger()
 
@@ -38,6 +39,10 @@ own_port: Final = "own"
 
 
 def _not_taken(_arrival: Arrival) -> bool:
+    return False
+
+
+def _no_probe(_door: Door, _nonce: bytes) -> bool:
     return False
 
 
@@ -56,10 +61,12 @@ class Media:
         *,
         on_end: Callable[[SessionId, Flow, FlowEnd], None],
         take_magic_packet: Callable[[Arrival], bool] = _not_taken,
+        take_probe: Callable[[Door, bytes], bool] = _no_probe,
         roaming: RoamingLimits | None = None,
     ) -> None:
         self._nursery = nursery
         self._take_magic_packet = take_magic_packet
+        self._take_probe = take_probe
         self._on_end = on_end
         self._table: FlowTable[ClientFlow] = FlowTable()
         self._running: dict[tuple[SessionId, Flow], _Running] = {}
@@ -197,6 +204,10 @@ class Media:
     def _on_arrival(self, door: Door, arrival: Arrival) -> None:
         # Clients that take the edge for a sleeping host try to wake it here.
         if self._take_magic_packet(arrival):
+            return
+        if (nonce := nonce_of(arrival.datagram)) is not None:
+            if not self._take_probe(door, nonce):
+                self._refuse(door, PortDrop.UNKNOWN_PROBE)
             return
         ping = None if door is Flow.CONTROL else parse_ping(arrival.datagram)
         if ping is not None:

@@ -9,26 +9,29 @@ from backends.errors import StoreError
 from backends.redis import RedisStore
 from backends.sqlite import SqliteStore
 from backends.store import Store
-from backends.vault import load_or_create_key
+from backends.vault import load_key, load_or_create_key
 from proxy import state_dir
 from proxy.config import ProxyConfig, StoreConfig
 from settings import ConfigError, read_secret
 
 
 @asynccontextmanager
-async def open_store(config: ProxyConfig) -> AsyncIterator[Store]:
+async def open_store(config: ProxyConfig, *, read_only: bool = False) -> AsyncIterator[Store]:
     """Open the store; secrets in it are sealed with the key file in the state folder.
 
-    One edge at a time may use a store in a server under one prefix.
+    One edge at a time may use a store in a server under one prefix. With `read_only` nothing is
+    made or changed: key and store have to be there.
 
     Raises:
         backends.errors.StoreError: the key, the password's file or the store cannot be used.
 
     """
-    key = load_or_create_key(config.state_dir / state_dir.store_key)
+    load = load_key if read_only else load_or_create_key
+    key = load(config.state_dir / state_dir.store_key)
     chosen = config.store
     if chosen.redis_url is None:
-        async with SqliteStore.open(config.state_dir / state_dir.database, key) as file:
+        database = config.state_dir / state_dir.database
+        async with SqliteStore.open(database, key, read_only=read_only) as file:
             yield file
         return
     async with RedisStore.open(
@@ -37,6 +40,7 @@ async def open_store(config: ProxyConfig) -> AsyncIterator[Store]:
         password=_password(chosen),
         ca_file=chosen.redis_ca_file,
         prefix=chosen.redis_prefix,
+        read_only=read_only,
     ) as server:
         yield server
 

@@ -34,7 +34,7 @@ parsing_modules = {
     *("moonlight.rtsp", "moonlight.rtsp_encryption", "moonlight.serverinfo", "moonlight.video"),
     *("moonlight.video_encryption", "moonlight.wake", "moonlight.xml", "revdial.framing"),
     *("revdial.messages", "settings.loader", "agent.wolf", "proxy.leg_encryption"),
-    *("proxy.control_proof", "revdial.proxy_protocol"),
+    *("proxy.control_proof", "revdial.probes", "revdial.proxy_protocol"),
     *("proxy.admin.credentials", "proxy.admin.jwts", "proxy.admin.origin"),
     *("proxy.rtp_loss", "proxy.session_records", "proxy.translation"),
 }

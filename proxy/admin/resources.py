@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from backends.store import Store
 from proxy.access import AccessRules
+from proxy.admin.agents import AgentsApi
 from proxy.admin.backends import BackendsApi
 from proxy.admin.clients import ClientsApi
 from proxy.admin.drains import DrainsApi
@@ -24,6 +25,7 @@ from proxy.media import Media
 from proxy.nvhttp import NvHttp
 from proxy.pairing_desk import PairingDesk
 from proxy.play import Play
+from proxy.prober import Prober
 from proxy.session_keeper import SessionKeeper
 
 
@@ -42,6 +44,7 @@ def resources(
     store_up: Callable[[], bool],
     why_not_ready: Callable[[], str | None],
     stands: Callable[[Caller], Awaitable[bool]],
+    prober: Prober,
 ) -> list[Endpoint]:
     """Return what can be asked of these parts; see `EdgeApi` and `EventsApi`."""
     groups = (
@@ -57,6 +60,7 @@ def resources(
             metrics=metrics,
         ),
         BackendsApi(fleet),
+        AgentsApi(store, fleet, prober),
         ExplainApi(store, fleet, keeper.table, access),
         DrainsApi(store, fleet, keeper.table),
         SessionsApi(store, fleet, keeper, play, media),

@@ -41,6 +41,8 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         (("prox",), "Unknown command"),
         (("proxy", "--config", "/nope"), "config.example.toml shows what to put in it"),
         (("agent", "--config", "/nope"), "agent.example.toml shows what to put in it"),
+        (("doctor", "--config", "/nope"), "config.example.toml shows what to put in it"),
+        (("doctor", "agent", "--config", "/nope"), "agent.example.toml shows what to put in it"),
         (("pair", "1", "2"), "Unused Tokens"),
         (("demo", "--mode", "big"), "WIDTHxHEIGHTxFPS"),
         (("demo", "--bitrate", "0"), "kbit/s"),

@@ -341,6 +341,8 @@ class FakeTunnel:
     warm_dials: int = 0
     cold_dials: int = 0
     data_connections: int = 0
+    connected_at: float = field(default_factory=trio.current_time)
+    remote_address: str = "192.0.2.9:50000"
     dials: list[tuple[str, str, str, int | None]] = field(default_factory=list)
     region: str = "home"
     closed_with: tuple[int, str] | None = None

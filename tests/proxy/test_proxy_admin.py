@@ -48,6 +48,7 @@ from proxy.media import Media
 from proxy.metrics import EdgeCollector, registry
 from proxy.nvhttp import NvHttp
 from proxy.pairing_desk import PairingDesk
+from proxy.prober import Prober
 from proxy.readiness import why_not_ready
 from proxy.waker import Waker
 from revdial.observer import Counters
@@ -121,6 +122,7 @@ class Edge:
                 accepting=self.play.accepting, store_up=self.store_up
             ),
             stands=self.gate.stands,
+            prober=Prober({}),
         )
         self.api = AdminApi(self.gate, [*endpoints, *authority.endpoints()])
         self.application = self.api.application()

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -51,6 +52,12 @@ parameters = {{ id = "s1" }}
 include-path = "/api/v1/backends/explain"
 parameters = {{ client_ip = "192.0.2.1" }}
 """
+
+
+async def send_nothing(method: str, params: dict[str, Any]) -> dict[str, Any]:
+    """Act for an agent that was asked for probes, none of which arrive."""
+    await trio.lowlevel.checkpoint()
+    return {"host": "play.example.org", "sent": 9}
 
 
 class TokenGate:
@@ -102,7 +109,7 @@ async def test_requests_that_are_made_up_find_nothing_that_the_document_does_not
     watched = Watched(edge.application)
     (tmp_path / "schemathesis.toml").write_text(SETTINGS)
     async with (
-        serving(edge.fleet, FakeTunnel(nursery, on_stream=host)),
+        serving(edge.fleet, FakeTunnel(nursery, on_stream=host, on_request=send_nothing)),
         served(watched) as url,
     ):
         with trio.fail_after(timeout_s):

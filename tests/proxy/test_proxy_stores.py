@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -47,3 +48,23 @@ async def test_a_password_file_that_all_can_read_is_refused(tmp_path: Path) -> N
         async with open_store(shared):
             pytest.fail("opened")
     assert caught.value.reason == "bad_password_file"
+
+
+async def test_a_store_that_is_only_read_is_neither_made_nor_changed(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    with pytest.raises(StoreError, match="key file"):
+        async with open_store(settings, read_only=True):
+            pytest.fail("opened without a key")
+    assert not (tmp_path / "store.key").exists()
+
+    async with open_store(settings) as store:
+        await store.put_agent_token("living-room", b"h", datetime.now(UTC))
+    async with open_store(settings, read_only=True) as store:
+        assert [record.agent_id for record in await store.list_agents()] == ["living-room"]
+        with pytest.raises(StoreError, match="readonly"):
+            await store.revoke_agent("living-room")
+
+    (tmp_path / "edge.sqlite").unlink()
+    with pytest.raises(StoreError, match="unable to open"):
+        async with open_store(settings, read_only=True):
+            pytest.fail("opened without a file")
