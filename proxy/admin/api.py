@@ -22,6 +22,7 @@ from backends.store import Store
 from moonlight.errors import ProtocolError
 from moonlight.identity import ClientId
 from proxy.access import AccessRules
+from proxy.admin import console_files
 from proxy.admin.backends import BackendsApi, one_client
 from proxy.admin.gate import Gate
 from proxy.admin.http import Endpoint, Handler, problem, read_json
@@ -91,7 +92,7 @@ class AdminApi:
             Route("/readyz", self._readyz),
             Route("/metrics", self._exposition),
         ]
-        return Starlette(routes=routes)
+        return Starlette(routes=[*routes, *console_files.routes()])
 
     def _endpoints(self) -> list[Endpoint]:
         return [
