@@ -3,7 +3,7 @@
 import { ask, isPassing, whenLoggedOut } from "./api.js";
 import { h, replace } from "./dom.js";
 import { PAGES } from "./pages.js";
-import { emptyState } from "./parts.js";
+import { emptyState, toast } from "./parts.js";
 import { Health, Poll, retryMs } from "./poll.js";
 import { History } from "./rates.js";
 import { READERS, may } from "./scopes.js";
@@ -85,7 +85,7 @@ async function logOut() {
     await ask("POST", "/logout");
   } catch (error) {
     if (isPassing(error)) {
-      health.fails({ now: logOut }, `${error.message} You are still logged in.`, Date.now());
+      toast(`${error.message} You are still logged in.`, { bad: true });
       return;
     }
   }

@@ -155,9 +155,9 @@ export function notAll(count) {
 
 const TOAST_MS = 6_000;
 
-/** Tells of something that was done, in passing. */
-export function toast(text) {
-  const element = h("p", { class: "toast" }, icon("check"), h("span", {}, text));
+/** Tells of something that was done, or could not be, in passing. */
+export function toast(text, { bad = false } = {}) {
+  const element = h("p", { class: bad ? "toast bad" : "toast" }, icon(bad ? "warning" : "check"), h("span", {}, text));
   document.getElementById("toasts").append(element);
   setTimeout(() => element.remove(), TOAST_MS);
 }
