@@ -40,18 +40,21 @@ export function regionsOf(backends, configured) {
     found.limit += backend.max_sessions;
     found.backends.push(backend);
   }
-  return [...regions.values()].map((found) => ({ ...found, state: stateOf(found.backends) }));
+  return [...regions.values()].map((found) => ({ ...found, ...stateOf(found.backends) }));
 }
 
 function placeOf({ latitude, longitude }) {
   return Number.isFinite(latitude) && Number.isFinite(longitude) ? { latitude, longitude } : null;
 }
 
-/** A region in one word: as its backends are, or "mixed"; null without any. */
+/** States, the most serious first. */
+export const SERIOUS = ["unhealthy", "draining", "degraded", "healthy"];
+
+/** A region's `state`, as its backends are or "mixed", and the `worst` of them; null without any. */
 export function stateOf(backends) {
   const states = new Set(backends.map((backend) => backend.state));
-  if (states.size === 0) return null;
-  return states.size === 1 ? [...states][0] : "mixed";
+  const worst = SERIOUS.find((state) => states.has(state)) ?? null;
+  return { state: states.size > 1 ? "mixed" : worst, worst };
 }
 
 /** A circle's radius in pixels: its area grows with the number of sessions there is room for. */

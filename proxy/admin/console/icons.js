@@ -34,7 +34,7 @@ const STATES = {
   draining: { d: "M10 3.5l6.5 6.5-6.5 6.5L3.5 10z", hollow: true },
   paused: { d: "M5.5 4.5h3v11h-3zM11.5 4.5h3v11h-3z" },
   unhealthy: { d: "M4.5 4.5l11 11M15.5 4.5l-11 11", stroke: true },
-  mixed: { d: "M10 3.5l6.5 6.5-6.5 6.5L3.5 10z" },
+  mixed: { d: "M10 4a6 6 0 1 0 0 12 6 6 0 0 0 0-12z", dashed: true },
 };
 
 export function icon(name) {
@@ -46,8 +46,8 @@ export function icon(name) {
 }
 
 export function stateShape(state) {
-  const { d, hollow, stroke } = STATES[state] ?? STATES.mixed;
-  const kind = hollow || stroke ? "state-line" : "state-full";
+  const { d, hollow, stroke, dashed } = STATES[state] ?? STATES.mixed;
+  const kind = dashed ? "state-line dashed" : hollow || stroke ? "state-line" : "state-full";
   return svg(
     "svg",
     { class: `state-shape ${kind}`, viewBox: "0 0 20 20", "aria-hidden": "true", focusable: "false" },

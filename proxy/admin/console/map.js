@@ -1,7 +1,7 @@
 // The fleet on a map of the world: a circle a region, as large as its room, as full as it is.
 
 import { h, keyed, setAttribute, setText, svg } from "./dom.js";
-import { heightFor, levelPath, placeLabels, project, radiusOf, spread } from "./geography.js";
+import { SERIOUS, heightFor, levelPath, placeLabels, project, radiusOf, spread } from "./geography.js";
 import { stateShape } from "./icons.js";
 import { many, stateWord } from "./words.js";
 import { LAND, WIDTH } from "./world.js";
@@ -97,6 +97,7 @@ export class RegionMap {
     const update = ({ region, x, y, r, home: at, label: spot }) => {
       const state = region.state ?? "none";
       element.dataset.state = state;
+      mark.dataset.state = region.worst ?? "none";
       setAttribute(element, "aria-label", this.#words(region));
       setAttribute(element, "aria-pressed", this.#picked === name);
       for (const [circle, radius] of [[touch, Math.max(r + 4, 22)], [disc, r], [ring, r]]) {
@@ -107,7 +108,7 @@ export class RegionMap {
       const away = Math.hypot(at.x - x, at.y - y) > r / 2;
       for (const [key, value] of Object.entries(away ? { x1: at.x, y1: at.y, x2: x, y2: y } : { x1: x, y1: y, x2: x, y2: y })) setAttribute(leader, key, value);
       setAttribute(level, "d", levelPath(x, y, r, region.limit ? region.sessions / region.limit : 0));
-      setAttribute(mark, "d", markOf(state, x + r * 0.72, y - r * 0.72));
+      setAttribute(mark, "d", markOf(region.worst, x + r * 0.72, y - r * 0.72));
       const own = region.name === this.#edgeRegion;
       setAttribute(home, "d", own ? diamond(x, y, Math.min(6, r * 0.55)) : "");
       setText(label, spot ? labelOf(region) : "");
@@ -135,8 +136,14 @@ export class RegionMap {
     const own = region.name === this.#edgeRegion ? ", this edge's own" : "";
     if (region.state === null) return `Region ${region.name}${own}: no backends`;
     const backends = many(region.backends.length, "backend");
-    return `Region ${region.name}${own}: ${region.sessions} of ${many(region.limit, "session")}, ${backends}, ${stateWord(region.state).toLowerCase()}`;
+    return `Region ${region.name}${own}: ${region.sessions} of ${many(region.limit, "session")}, ${backends}, ${statesOf(region)}`;
   }
+}
+
+function statesOf({ state, backends }) {
+  if (state !== "mixed") return stateWord(state).toLowerCase();
+  const counts = SERIOUS.map((one) => [one, backends.filter((backend) => backend.state === one).length]);
+  return counts.filter(([, count]) => count > 0).map(([one, count]) => `${count} ${stateWord(one).toLowerCase()}`).join(", ");
 }
 
 function countOf(region) {
@@ -154,7 +161,7 @@ function diamond(x, y, r) {
 
 function markOf(state, x, y) {
   if (state === "unhealthy") return `M${x - 4} ${y - 4}l8 8M${x + 4} ${y - 4}l-8 8`;
-  if (state === "degraded" || state === "mixed") return `M${x} ${y - 5}l5.5 9.5h-11z`;
+  if (state === "degraded") return `M${x} ${y - 5}l5.5 9.5h-11z`;
   if (state === "draining") return diamond(x, y, 5);
   return "";
 }
@@ -165,7 +172,7 @@ function legend() {
   return h(
     "ul",
     { class: "map-legend", "aria-label": "Legend" },
-    ["healthy", "degraded", "draining", "unhealthy"].map(entry),
+    ["healthy", "degraded", "draining", "unhealthy", "mixed"].map(entry),
     h("li", { class: "state" }, own, "This edge"),
   );
 }

@@ -88,13 +88,14 @@ export function bar() {
   };
 }
 
+const day = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", hour: "numeric", minute: "2-digit" });
 const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 const today = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 
 /** A moment as a time of day, with the date where that is another. */
 export function momentWords(moment) {
   const at = new Date(moment);
-  return at.toDateString() === new Date().toDateString() ? today.format(at) : exact.format(at);
+  return at.toDateString() === new Date().toDateString() ? today.format(at) : day.format(at);
 }
 
 /** How long ago something was. */

@@ -37,25 +37,23 @@ export function sparkline({ title, series, words, least, alarm = Infinity }) {
   const element = h(
     "div",
     { class: "figure" },
-    h("div", { class: "figure-title" }, title),
-    h("div", { class: "figure-values" }, parts.map(({ value, label }) => h("span", { class: "figure-value" }, label, value))),
+    h("h3", { class: "figure-title" }, title),
+    h("div", { class: "figure-values" }, parts.map(({ value, label }) => h("span", { class: "figure-value" }, label, value, h("span", { class: "figure-high" }, "high")))),
     chart,
   );
 
   function update(samples, nowMs) {
     const known = series.flatMap(({ name }) => samples.map((sample) => sample[name])).filter((value) => value !== null);
     const top = Math.max(least, HEADROOM * Math.max(0, ...known));
-    let alarmed = false;
     const told = series.map(({ name, label }, i) => {
       const drawn = paths(runs(samples, name), nowMs, top);
       setAttribute(parts[i].line, "d", drawn.line);
       if (parts[i].area) setAttribute(parts[i].area, "d", drawn.area);
       const now = samples.at(-1)?.[name] ?? null;
-      alarmed ||= now !== null && now >= alarm;
+      setAttribute(parts[i].value, "data-alarm", now !== null && now >= alarm);
       setText(parts[i].value, words(now));
       return `${label ? `${label} ` : ""}${now === null ? "not known" : words(now)}`;
     });
-    setAttribute(element, "data-alarm", alarmed);
     const range = known.length === 0 ? "" : `; between ${words(Math.min(...known))} and ${words(Math.max(...known))} lately`;
     setAttribute(chart, "aria-label", `${title}: ${told.join(", ")}${range}`.replaceAll(NOTHING, "nothing"));
   }

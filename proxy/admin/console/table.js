@@ -97,7 +97,7 @@ export class Table {
         {
           scope: index === 0 ? "row" : null,
           role: index === 0 ? "rowheader" : "cell",
-          class: [column.numeric && "numeric", `column-${column.id}`].filter(Boolean).join(" "),
+          class: [column.numeric && "numeric", column.strong && "strong", `column-${column.id}`].filter(Boolean).join(" "),
           "data-label": column.hidden || index === 0 ? null : column.label,
         },
         box,

@@ -4,9 +4,9 @@ import { list } from "./api.js";
 import { backendDetail } from "./backend_detail.js";
 import { h, replace, setText } from "./dom.js";
 import { askToDrain, askToUndrain, agentOf, deadlineWords, drainsOf } from "./drain.js";
-import { regionsOf } from "./geography.js";
+import { SERIOUS, regionsOf } from "./geography.js";
 import { RegionMap } from "./map.js";
-import { matching } from "./order.js";
+import { matching, sorted } from "./order.js";
 import { bar, button, emptyState, filterField, frame, notAll, refusal, skeleton, stateBadge } from "./parts.js";
 import { Poll } from "./poll.js";
 import { OPERATORS, may } from "./scopes.js";
@@ -14,7 +14,6 @@ import { Table, text } from "./table.js";
 import { NOTHING, milliseconds, percent, stateWord, troubleWord } from "./words.js";
 
 const EVERY_MS = 5_000;
-const SERIOUS = ["unhealthy", "degraded", "draining", "healthy"];
 
 export function fleetView({ who, health, edge }) {
   const view = new Fleet(who, edge, () => poll.now());
@@ -60,7 +59,7 @@ class Fleet {
       columns: columns(may(who, OPERATORS), (backend) => this.#drain(backend), (backend) => this.#drainsOf(backend)),
       keyOf: ({ id }) => id,
       nameOf: ({ id }) => id,
-      sortBy: "id",
+      sortBy: "state",
       detail: () => this.#detail(),
     });
     const filter = filterField("backends", (wanted) => {
@@ -96,7 +95,7 @@ class Fleet {
     this.summary.update(items, known);
     this.map.update(regionsOf(items, known?.regions ?? []), known?.edge_region ?? null, this.#region);
     const there = this.#region === null ? items : items.filter(({ region }) => region === this.#region);
-    const shown = matching(there, this.#wanted, (one) => [one.id, one.kind, one.region, stateWord(one.state), ...one.apps]);
+    const shown = matching(sorted(there, ({ id }) => id), this.#wanted, (one) => [one.id, one.kind, one.region, stateWord(one.state), ...one.apps]);
     this.table.update(shown);
     this.none.hidden = shown.length > 0;
     this.cleared.hidden = this.#region === null;

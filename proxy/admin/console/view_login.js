@@ -35,14 +35,14 @@ export function loginView(message, entered) {
       "div",
       { class: "card login-card" },
       h("div", { class: "brand" }, icon("dark"), h("span", {}, "moonhost")),
-      h("h1", { tabindex: "-1" }, "Log in to this edge"),
+      h("div", {}, h("h1", { tabindex: "-1" }, "Log in to this edge"), h("p", { class: "muted break" }, location.host)),
       message && h("p", { class: "notice", role: "status" }, message),
       form,
       h(
         "p",
         { class: "hint" },
-        "No token yet? On the edge's machine: ",
-        h("code", {}, "moonhost token create NAME --scopes operate"),
+        "No token yet? Make one on the edge's machine:",
+        h("code", { class: "command" }, "moonhost token create NAME --scopes operate"),
       ),
     ),
   );

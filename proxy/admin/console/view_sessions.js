@@ -74,9 +74,10 @@ function nobody() {
 function sessionCard(operator, history, refresh) {
   const app = h("h2", { class: "session-app" });
   const badge = stateBadge();
-  const client = h("p", { class: "session-client" });
+  const client = h("span", { class: "session-client" });
   const facts = h("p", { class: "muted small break" });
   const where = h("p", { class: "muted small break" });
+  const address = h("p", { class: "muted small break figures" });
   const since = agoTime((words) => `for ${words}`);
   const figures = FIGURES.map(sparkline);
   let current = null;
@@ -87,10 +88,11 @@ function sessionCard(operator, history, refresh) {
     h(
       "div",
       { class: "session-who" },
-      h("div", { class: "session-title" }, app, badge.element),
-      client,
+      app,
+      h("p", { class: "session-title" }, badge.element, client),
       facts,
       where,
+      address,
     ),
     h("div", { class: "figure-row" }, figures.map((figure) => figure.element)),
     h("div", { class: "session-side" }, h("span", { class: "muted small" }, since.element), end),
@@ -102,7 +104,8 @@ function sessionCard(operator, history, refresh) {
     badge.update(session.state);
     setText(client, session.client_name);
     setText(facts, [mode(session.mode), session.codec, session.video_encrypted_by !== "nobody" && "encrypted"].filter(Boolean).join(" · "));
-    setText(where, [session.backend, session.region, session.client_address].filter(Boolean).join(" · "));
+    setText(where, [session.backend, session.region].filter(Boolean).join(" · "));
+    setText(address, session.client_address);
     since.update(session.started_at);
     end?.setAttribute("aria-label", `End ${session.app} of ${session.client_name}`);
     const samples = history.of(session.id);

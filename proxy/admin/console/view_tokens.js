@@ -6,7 +6,7 @@ import { freshId, h, replace } from "./dom.js";
 import { button, agoTime, emptyState, field, frame, notAll, refusal, skeleton, toast } from "./parts.js";
 import { Poll } from "./poll.js";
 import { Table, text } from "./table.js";
-import { scopeWord } from "./words.js";
+import { NOTHING, scopeWord } from "./words.js";
 
 const EVERY_MS = 30_000;
 const SCOPES = ["read", "pair", "operate", "admin"];
@@ -21,7 +21,7 @@ export function tokensView({ who, health }) {
   const table = new Table({
     caption: "Tokens",
     columns: [
-      text("name", "Name", ({ name }) => name),
+      text("name", "Name", ({ name }) => name, undefined, { strong: true }),
       text("kind", "For", ({ kind }) => kind, ({ kind }) => (kind === "agent" ? "Agent" : "API")),
       { id: "scopes", label: "Scopes", make: scopesCell },
       { id: "created", label: "Created", value: ({ created_at }) => Date.parse(created_at), make: createdCell },
@@ -52,7 +52,8 @@ function scopesCell(cell) {
   const chips = h("ul", { class: "chips" });
   cell.append(chips);
   return ({ scopes }) => {
-    if (chips.childElementCount !== (scopes ?? []).length) replace(chips, (scopes ?? []).map((scope) => h("li", { class: "chip still" }, scope)));
+    const told = scopes?.length ? scopes : [NOTHING];
+    if (chips.textContent !== told.join("")) replace(chips, told.map((scope) => h("li", { class: "chip still" }, scope)));
   };
 }
 
