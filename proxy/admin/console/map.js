@@ -99,7 +99,7 @@ export class RegionMap {
       element.dataset.state = state;
       mark.dataset.state = region.worst ?? "none";
       setAttribute(element, "aria-label", this.#words(region));
-      setAttribute(element, "aria-pressed", this.#picked === name);
+      setAttribute(element, "aria-pressed", String(this.#picked === name));
       for (const [circle, radius] of [[touch, Math.max(r + 4, 22)], [disc, r], [ring, r]]) {
         setAttribute(circle, "cx", x);
         setAttribute(circle, "cy", y);
