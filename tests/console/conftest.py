@@ -32,7 +32,9 @@ def edge(served: ServedEdge) -> FakeEdge:
 
 
 @pytest.fixture
-def tab(request: pytest.FixtureRequest, browser: BrowserThread, served: ServedEdge) -> Iterator[Tab]:
+def tab(
+    request: pytest.FixtureRequest, browser: BrowserThread, served: ServedEdge
+) -> Iterator[Tab]:
     """A tab in which nothing may go wrong unseen: every test ends with a look at its console."""
     stack = ExitStack()
     marker = request.node.get_closest_marker("tab")

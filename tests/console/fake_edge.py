@@ -70,7 +70,9 @@ class FakeEdge:
         """Let something happen."""
         last = self.events[0]["id"] if self.events else 0
         at = datetime.now(UTC).isoformat()
-        self.events.insert(0, {"id": last + 1, "at": at, "kind": kind, "subject": subject, **details})
+        self.events.insert(
+            0, {"id": last + 1, "at": at, "kind": kind, "subject": subject, **details}
+        )
 
 
 def populated(count: int = 7) -> FakeEdge:
@@ -93,7 +95,13 @@ def populated(count: int = 7) -> FakeEdge:
     edge.events = events()
     edge.tokens = [
         {"kind": "api", "name": "admin", "scopes": ["admin"], "created_at": ago(9e6), "tokens": 1},
-        {"kind": "api", "name": "anna", "scopes": ["read", "pair"], "created_at": ago(9e5), "tokens": 1},
+        {
+            "kind": "api",
+            "name": "anna",
+            "scopes": ["read", "pair"],
+            "created_at": ago(9e5),
+            "tokens": 1,
+        },
         {"kind": "agent", "name": "living-room", "scopes": [], "created_at": ago(8e6), "tokens": 2},
     ]
     return edge
@@ -129,7 +137,9 @@ class FakeApi:
             for path in ("sessions/{id}", "clients/{id}", "pairings/{id}", "drains/{target:path}")
         ]
         routes += [
-            Route(f"{api}/tokens/{{kind}}/{{name}}", self._guarded(self._change), methods=["DELETE"])
+            Route(
+                f"{api}/tokens/{{kind}}/{{name}}", self._guarded(self._change), methods=["DELETE"]
+            )
         ]
         return Starlette(routes=[*routes, *console_files.routes()])
 
@@ -217,7 +227,12 @@ class FakeApi:
     async def _drain(self, request: Request) -> Response:
         target = request.path_params["target"]
         deadline = (await request.json()).get("deadline_s")
-        drain = {"target": target, "since": ago(0), "deadline": deadline and ago(-deadline), "sessions": 0}
+        drain = {
+            "target": target,
+            "since": ago(0),
+            "deadline": deadline and ago(-deadline),
+            "sessions": 0,
+        }
         self.edge.drains.append(drain)
         self._mark(target, draining=True)
         return JSONResponse(drain)

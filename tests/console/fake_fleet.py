@@ -146,7 +146,11 @@ def events() -> list[dict[str, Any]]:
         ("session_started", "00c0ffee00", {"app": "Factorio", "backend": "living-room/wolf"}),
         ("launch_without_backend", "0b" * 6, {"reason": "no_backend_has_app"}),
         ("drain_began", "office/wolf", {}),
-        ("backend_state", "sp-1/wolf", {"before": "healthy", "state": "unhealthy", "trouble": "tunnel_down"}),
+        (
+            "backend_state",
+            "sp-1/wolf",
+            {"before": "healthy", "state": "unhealthy", "trouble": "tunnel_down"},
+        ),
         ("launch_failed", "us-east-gpu-pool/wolf", {"reason": "host_timeout"}),
         ("something_new", "office/wolf", {"colour": "blue"}),
         ("pairing_asked", "beef0000", {"device": "Pixel 9"}),

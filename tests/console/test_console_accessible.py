@@ -31,7 +31,7 @@ def opened(page: Page, title: str) -> None:
     if title == "Clients":
         page.get_by_role("button", name="Rename iPad").click()
     if title == "Sessions":
-        expect(page.get_by_text("high").first).to_be_visible()
+        expect(page.locator(".figure-high:visible").first).to_be_visible()
     if title == "Events":
         expect(page.get_by_text("Live", exact=True)).to_be_visible()
 

@@ -17,7 +17,9 @@ def test_events_are_told_in_sentences_newest_first(page: Page, edge: FakeEdge) -
     open_page(page, "Events")
     expect(page.locator(".event")).to_have_count(9)
     assert newest(page) == "A device wants to be paired: Pixel 9"
-    expect(page.locator(".events")).to_contain_text("sp-1/wolf is unhealthy: its agent is not connected")
+    expect(page.locator(".events")).to_contain_text(
+        "sp-1/wolf is unhealthy: its agent is not connected"
+    )
     expect(page.locator(".events")).to_contain_text("Something new: office/wolf")
 
 
@@ -50,7 +52,9 @@ def test_a_stream_that_breaks_is_opened_again_and_nothing_is_missed(
     edge.streams_break = 1
     log_in(page)
     open_page(page, "Events")
-    expect(page.get_by_text(re.compile(r"Connection lost\. Connecting again in \d s"))).to_be_visible()
+    expect(
+        page.get_by_text(re.compile(r"Connection lost\. Connecting again in \d s"))
+    ).to_be_visible()
     edge.note("drain_began", "rack-07/wolf")
     with page.expect_request("**/events/stream") as asked:
         pass

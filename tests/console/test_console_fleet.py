@@ -12,7 +12,9 @@ from tests.console.fake_fleet import fleet
 def test_the_fleet_is_on_a_map_and_in_a_table(page: Page, edge: FakeEdge) -> None:
     log_in(page)
     virginia = page.get_by_role("button", name=re.compile("Region virginia"))
-    expect(virginia).to_have_accessible_name("Region virginia: 8 of 8 sessions, 1 backend, degraded")
+    expect(virginia).to_have_accessible_name(
+        "Region virginia: 8 of 8 sessions, 1 backend, degraded"
+    )
     frankfurt = page.get_by_role("button", name=re.compile("Region frankfurt, this edge's own"))
     expect(frankfurt).to_have_accessible_name(re.compile("1 draining, 1 healthy"))
     expect(page.get_by_role("button", name=re.compile("Region garage"))).to_be_visible()
@@ -21,7 +23,9 @@ def test_the_fleet_is_on_a_map_and_in_a_table(page: Page, edge: FakeEdge) -> Non
     assert row_names(page)[0] == "sp-1/wolf"
 
 
-def test_a_region_of_the_map_is_pressed_to_see_its_backends_only(page: Page, edge: FakeEdge) -> None:
+def test_a_region_of_the_map_is_pressed_to_see_its_backends_only(
+    page: Page, edge: FakeEdge
+) -> None:
     log_in(page)
     tokyo = page.get_by_role("button", name=re.compile("Region tokyo"))
     tokyo.focus()

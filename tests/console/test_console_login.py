@@ -8,7 +8,9 @@ from visit import PAGES, log_in, open_page
 from tests.console.fake_edge import FakeEdge
 
 
-def test_a_wrong_token_is_told_and_a_right_one_leads_to_the_fleet(page: Page, edge: FakeEdge) -> None:
+def test_a_wrong_token_is_told_and_a_right_one_leads_to_the_fleet(
+    page: Page, edge: FakeEdge
+) -> None:
     page.goto("/")
     token = page.get_by_label("API token")
     expect(token).to_be_focused()
@@ -27,7 +29,9 @@ def test_a_wrong_token_is_told_and_a_right_one_leads_to_the_fleet(page: Page, ed
 
 def test_the_page_keeps_no_token(page: Page, edge: FakeEdge) -> None:
     log_in(page, "operator")
-    kept = page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])")
+    kept = page.evaluate(
+        "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
+    )
     assert "operator" not in kept
     assert page.locator("input[type=password]").count() == 0
 

@@ -105,7 +105,9 @@ def test_a_device_is_refused_after_a_question(page: Page, edge: FakeEdge) -> Non
 def test_who_may_only_read_sees_devices_without_pairing_them(page: Page, edge: FakeEdge) -> None:
     log_in(page, "reader")
     open_page(page, "Pairings")
-    expect(card(page, "Pixel 9")).to_contain_text("Your token may see this device, but not pair it.")
+    expect(card(page, "Pixel 9")).to_contain_text(
+        "Your token may see this device, but not pair it."
+    )
     expect(page.get_by_label("PIN")).to_have_count(0)
 
 

@@ -87,7 +87,9 @@ def test_a_filter_wants_every_word_in_any_case(page: Page) -> None:
     ("latitude", "longitude", "x", "y"),
     [(84, -180, 0, 0), (-57, 180, 3600, 1410), (0, 0, 1800, 840), (51.5, 0, 1800, 325)],
 )
-def test_places_are_projected_flat(page: Page, latitude: float, longitude: float, x: float, y: float) -> None:
+def test_places_are_projected_flat(
+    page: Page, latitude: float, longitude: float, x: float, y: float
+) -> None:
     assert imported(page, "geography.js", "m.project(a[0], a[1], 3600)", latitude, longitude) == {
         "x": x,
         "y": pytest.approx(y),
@@ -128,9 +130,9 @@ def test_a_region_of_several_states_is_mixed_and_says_the_worst(page: Page) -> N
 
 def test_distances_go_around_the_globe(page: Page) -> None:
     berlin, tokyo = {"latitude": 52.5, "longitude": 13.4}, {"latitude": 35.7, "longitude": 139.7}
-    assert imported(page, "geography.js", "m.kilometres(a[0], a[1])", berlin, tokyo) == pytest.approx(
-        8_918, rel=0.01
-    )
+    assert imported(
+        page, "geography.js", "m.kilometres(a[0], a[1])", berlin, tokyo
+    ) == pytest.approx(8_918, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -150,8 +152,14 @@ def test_distances_go_around_the_globe(page: Page) -> None:
         ("many(1, 'session')", "1 session"),
         ("coordinates({ latitude: -23.5, longitude: -46.6 })", "23.5° S, 46.6° W"),
         ("placeWords({ located_by: 'nothing' }, null)", "Place not known"),
-        ("placeWords({ located_by: 'pinned_network', region: 'home' }, null)", "In home, by its network"),
-        ("placeWords({ located_by: 'database' }, { name: 'fra', km: 421.6 })", "About 422 km from fra"),
+        (
+            "placeWords({ located_by: 'pinned_network', region: 'home' }, null)",
+            "In home, by its network",
+        ),
+        (
+            "placeWords({ located_by: 'database' }, { name: 'fra', km: 421.6 })",
+            "About 422 km from fra",
+        ),
         ("troubleWord('tunnel_down')", "its agent is not connected"),
         ("troubleWord('https')", "https does not answer"),
         ("stateWord('half_asleep')", "half asleep"),
@@ -166,7 +174,13 @@ def test_every_known_kind_of_event_has_a_sentence_and_others_have_a_plain_one(pa
         page,
         "event_words.js",
         "m.eventWords(a[0])",
-        {"id": 1, "kind": "launch_failed", "subject": "a/b", "reason": "host_timeout", "extra": "x"},
+        {
+            "id": 1,
+            "kind": "launch_failed",
+            "subject": "a/b",
+            "reason": "host_timeout",
+            "extra": "x",
+        },
     )
     assert known == {
         "tone": "bad",
@@ -184,7 +198,9 @@ def test_every_known_kind_of_event_has_a_sentence_and_others_have_a_plain_one(pa
 
 def test_events_are_read_from_a_stream_however_it_is_cut(page: Page) -> None:
     stream = ": hello\n\nid: 7\r\nevent: wake\r\ndata: {\ndata: }\r\n\r\ndata:x\n\nevent: none\n\ndata: cut"
-    call = "(() => { const r = new m.EventReader(); return a.flatMap((piece) => r.take(piece)); })()"
+    call = (
+        "(() => { const r = new m.EventReader(); return a.flatMap((piece) => r.take(piece)); })()"
+    )
     whole = imported(page, "sse.js", call, stream)
     assert whole == [
         {"id": "7", "kind": "wake", "data": "{\n}"},

@@ -78,6 +78,7 @@ def test_a_session_is_ended_after_a_question(page: Page, edge: FakeEdge) -> None
 def test_who_may_only_read_is_not_offered_to_end_anything(page: Page, edge: FakeEdge) -> None:
     log_in(page, "reader")
     open_page(page, "Sessions")
+    expect(card(page, "iPad")).to_contain_text("us-east-gpu-pool/wolf")
     expect(page.get_by_role("button", name=re.compile("^End"))).to_have_count(0)
 
 

@@ -74,7 +74,9 @@ class BrowserThread:
     @contextmanager
     def tab(self, **options: Any) -> Iterator[Tab]:
         """Open a page in a context of its own; in the browser's thread."""
-        context = self._browser.new_context(**{"color_scheme": "light", "locale": "en-GB"} | options)
+        context = self._browser.new_context(
+            **{"color_scheme": "light", "locale": "en-GB"} | options
+        )
         context.set_default_timeout(wait_ms)
         context.add_init_script(_VIOLATIONS)
         try:

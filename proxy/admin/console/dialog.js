@@ -1,6 +1,6 @@
 // Dialogs that ask before something is done. The focus returns to where it was.
 
-import { freshId, h } from "./dom.js";
+import { focusAgain, freshId, h } from "./dom.js";
 import { button, errorLine } from "./parts.js";
 
 /**
@@ -52,10 +52,4 @@ export function confirmed({ title, body, confirm, action, danger = false, done =
     // What can be undone is confirmed by Enter; what cannot be wants a choice.
     (dialog.querySelector("[autofocus]") ?? (danger ? no : yes)).focus();
   });
-}
-
-/** Returns the focus, to the page's heading where the element is gone. */
-export function focusAgain(element) {
-  if (element?.isConnected && element !== document.body) element.focus();
-  else document.querySelector("main h1")?.focus();
 }

@@ -70,7 +70,13 @@ export function keyed(parent, items, keyOf, make, head = null) {
     else parent.insertBefore(element, next);
   }
   known.set(parent, after);
-  if (focused !== document.activeElement && focused?.isConnected) focused.focus();
+  if (focused !== document.activeElement) focusAgain(focused);
+}
+
+/** Returns the focus, to the page's heading where the element is gone. */
+export function focusAgain(element) {
+  if (element?.isConnected && element !== document.body) element.focus();
+  else document.querySelector("main h1")?.focus({ preventScroll: true });
 }
 
 let numbers = 0;

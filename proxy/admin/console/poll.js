@@ -88,7 +88,12 @@ export class Poll {
     if (this.#stopped) return null;
     this.#failures = 0;
     this.health.works(this);
-    this.take(data);
+    try {
+      this.take(data);
+    } catch (error) {
+      // An answer that the page did not expect: told in the console, and the next may be better.
+      reportError(error);
+    }
     return this.everyMs;
   }
 

@@ -60,6 +60,7 @@ export function pairingsView({ who, health, edge }) {
 
   function drop(id) {
     kept.delete(id);
+    waiting = waiting.filter((pairing) => pairing.id !== id);
     show();
     const next = cards.querySelector("input, button");
     (next ?? element.querySelector("h1")).focus();
@@ -226,7 +227,7 @@ function askToRefuse(card, name, context) {
     action: () => ask("DELETE", path(card)),
     done: () => {
       toast(`${name} was refused.`);
-      context.changed();
+      context.drop(card.pairing.id);
     },
   });
 }

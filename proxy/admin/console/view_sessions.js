@@ -81,7 +81,7 @@ function sessionCard(operator, history, refresh) {
   const since = agoTime((words) => `for ${words}`);
   const figures = FIGURES.map(sparkline);
   let current = null;
-  const end = operator && button("End", () => askToEnd(current, refresh), { kind: "quiet-danger" });
+  const end = operator ? button("End", () => askToEnd(current, refresh), { kind: "quiet-danger" }) : null;
   const element = h(
     "li",
     { class: "card session" },
