@@ -81,6 +81,16 @@
       }
       return found;
     },
+    focus() {
+      const found = [];
+      for (const element of document.querySelectorAll("button, a[href], input, select, summary, [tabindex='0']")) {
+        if (!shown(element)) continue;
+        element.focus({ focusVisible: true });
+        const style = getComputedStyle(element.matches("g") ? element.querySelector(".map-touch") : element);
+        if (style.outlineStyle === "none" && style.stroke === "none") found.push(`${described(element)} does not show the focus`);
+      }
+      return found;
+    },
     touch() {
       const found = [];
       for (const element of document.querySelectorAll("button, a[href], input:not([type=checkbox]), select, summary")) {

@@ -1,4 +1,4 @@
-"""An edge that only pretends: the admin API's contract with made-up figures, for the console's tests.
+"""An edge that only pretends: the admin API's contract with made-up figures, for the console.
 
 States that a real edge cannot easily show are a matter of an attribute here. To look at it:
 ``python -m tests.console.fake_edge 8800`` serves it, with the token ``operator``.
@@ -27,7 +27,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from proxy.admin import console_files
-from tests.console.fake_fleet import backend, client, events, fleet, pairing, session
+from tests.console.fake_fleet import client, events, fleet, pairing, session
 
 COOKIE: Final = "moonhost"
 RIGHT_PIN: Final = "4711"

@@ -32,7 +32,7 @@ STATES: Final = (
     ("unhealthy", "tunnel_down"),
     ("healthy", None),
 )
-APPS: Final = ("Desktop", "Steam Big Picture", "Factorio", "The Witcher 3: Wild Hunt – Complete")
+APPS: Final = ("Desktop", "Steam Big Picture", "Factorio", "The Witcher 3: Wild Hunt, Complete")
 CLIENTS: Final = (
     "Anna's phone",
     "Living room TV",

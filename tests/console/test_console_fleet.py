@@ -1,12 +1,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from playwright.sync_api import Page, Route, expect
 from visit import log_in, row, row_names
 
 from tests.console.fake_edge import FakeEdge
 from tests.console.fake_fleet import fleet
+
+
+def holding(held: list[Route]) -> Callable[[Route], None]:
+    """Keep requests waiting, where they can be let go on later."""
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    return hold
 
 
 def test_the_fleet_is_on_a_map_and_in_a_table(page: Page, edge: FakeEdge) -> None:
@@ -165,7 +175,7 @@ def test_names_are_shown_as_they_are_and_never_become_part_of_the_page(
     expect(page.get_by_role("rowheader", name=evil)).to_be_visible()
     page.get_by_role("button", name=f"Details of {evil}/wolf").click()
     assert page.locator("main img").count() == 0
-    expect(page).to_have_title("Fleet – moonhost")
+    expect(page).to_have_title("Fleet · moonhost")
 
 
 def test_an_edge_that_cannot_be_reached_leaves_the_last_figures_and_is_asked_again(
@@ -194,7 +204,7 @@ def test_an_edge_that_takes_too_long_is_given_up(page: Page, edge: FakeEdge) -> 
     log_in(page)
     expect(row(page, "rack-07/wolf")).to_be_visible()
     held: list[Route] = []
-    page.route("**/api/v1/backends*", lambda route: held.append(route))
+    page.route("**/api/v1/backends*", holding(held))
     page.clock.run_for(5_500)
     page.wait_for_function("true")
     page.clock.run_for(10_500)
@@ -203,7 +213,7 @@ def test_an_edge_that_takes_too_long_is_given_up(page: Page, edge: FakeEdge) -> 
 
 def test_until_the_first_answer_there_is_something_to_look_at(page: Page, edge: FakeEdge) -> None:
     held: list[Route] = []
-    page.route("**/api/v1/backends*", lambda route: held.append(route))
+    page.route("**/api/v1/backends*", holding(held))
     log_in(page)
     expect(page.locator(".skeleton")).to_be_visible()
     expect(page.get_by_role("status").filter(has_text="Loading")).to_have_count(1)

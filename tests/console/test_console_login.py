@@ -23,7 +23,7 @@ def test_a_wrong_token_is_told_and_a_right_one_leads_to_the_fleet(
     token.fill("operator")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1, name="Fleet")).to_be_visible()
-    expect(page).to_have_title("Fleet – moonhost")
+    expect(page).to_have_title("Fleet · moonhost")
     expect(page.get_by_text("edge-fra-1")).to_be_visible()
 
 

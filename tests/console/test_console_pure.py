@@ -25,7 +25,7 @@ def reading(sent: int, *, packets: int = 0, missing: int = 0, name: str = "s") -
 
 
 def history(page: Page, *readings: tuple[int, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    call = "(() => { const h = new m.History(); a.forEach(([at, s]) => h.take(s, at)); return h.of('s'); })()"
+    call = "a.reduce((h, [at, read]) => { h.take(read, at); return h; }, new m.History()).of('s')"
     return list(imported(page, "rates.js", call, *readings))
 
 
@@ -79,8 +79,9 @@ def test_sorting_keeps_what_is_not_known_last_either_way(page: Page) -> None:
 
 
 def test_a_filter_wants_every_word_in_any_case(page: Page) -> None:
-    call = "['', 'WOLF  frank', 'wolf tokyo', '  '].map((w) => m.matching(a, w, (t) => [t, null]).length)"
-    assert imported(page, "order.js", call, "x/wolf Frankfurt", "y/wolf", "tokyo") == [3, 1, 0, 3]
+    call = "a[0].map((wanted) => m.matching(a[1], wanted, (text) => [text, null]).length)"
+    wanted, texts = ["", "WOLF  frank", "wolf tokyo", "  "], ["x/wolf Frankfurt", "y/wolf", "tokyo"]
+    assert imported(page, "order.js", call, wanted, texts) == [3, 1, 0, 3]
 
 
 @pytest.mark.parametrize(
@@ -139,11 +140,11 @@ def test_distances_go_around_the_globe(page: Page) -> None:
     ("call", "words"),
     [
         ("bitsPerSecond(18_400_000)", "18.4 Mbit/s"),
-        ("bitsPerSecond(null)", "–"),
+        ("bitsPerSecond(null)", "\N{EN DASH}"),
         ("bytes(25769803776)", "24.0 GiB"),
         ("milliseconds(4.25)", "4.3 ms"),
         ("milliseconds(231.4)", "231 ms"),
-        ("mode('1920x1080x60')", "1920×1080 at 60"),
+        ("mode('1920x1080x60')", "1920\N{MULTIPLICATION SIGN}1080 at 60"),
         ("mode('odd')", "odd"),
         ("span(59_999)", "59 s"),
         ("span(8_000_000)", "2 h 13 min"),
@@ -197,7 +198,10 @@ def test_every_known_kind_of_event_has_a_sentence_and_others_have_a_plain_one(pa
 
 
 def test_events_are_read_from_a_stream_however_it_is_cut(page: Page) -> None:
-    stream = ": hello\n\nid: 7\r\nevent: wake\r\ndata: {\ndata: }\r\n\r\ndata:x\n\nevent: none\n\ndata: cut"
+    stream = (
+        ": hello\n\nid: 7\r\nevent: wake\r\ndata: {\ndata: }\r\n\r\ndata:x\n\n"
+        "event: none\n\ndata: cut"
+    )
     call = (
         "(() => { const r = new m.EventReader(); return a.flatMap((piece) => r.take(piece)); })()"
     )

@@ -20,7 +20,13 @@ def test_sessions_tell_who_plays_what_where(page: Page, edge: FakeEdge) -> None:
     log_in(page)
     open_page(page, "Sessions")
     phone = card(page, "Anna's phone")
-    for words in ("Desktop", "Streaming", "1920×1080 at 60 · H264", "living-room/wolf", "12 min"):
+    for words in (
+        "Desktop",
+        "Streaming",
+        "1920\N{MULTIPLICATION SIGN}1080 at 60 · H264",
+        "living-room/wolf",
+        "12 min",
+    ):
         expect(phone).to_contain_text(words)
     expect(card(page, "Steam Deck")).to_contain_text("Paused")
     expect(card(page, "iPad")).to_contain_text("us-east-gpu-pool/wolf · virginia")

@@ -95,7 +95,7 @@ def sees_figures_move(page: Page) -> None:
     open_page(page, "Sessions")
     session = page.locator(".session").filter(has_text=PLAYER)
     expect(session).to_contain_text("Streaming")
-    expect(session).to_contain_text("320×200 at 30")
+    expect(session).to_contain_text("320\N{MULTIPLICATION SIGN}200 at 30")
     bitrate = session.get_by_role("img", name=re.compile("^Bitrate"))
     expect(bitrate).to_have_accessible_name(re.compile(r"^Bitrate: [\d.]+ [kM]bit/s; between"))
     for number in range(2):
@@ -124,9 +124,19 @@ def logs_out(page: Page) -> None:
     expect(page.get_by_label("API token")).to_be_visible()
 
 
-async def test_an_operator_sees_pairs_watches_drains_and_logs_out(tmp_path: Path) -> None:
-    pictures = Path(os.environ.get("MOONHOST_TEST_SCREENSHOTS") or tmp_path / "screenshots")
+def kept_in(folder: Path) -> Path:
+    """Return where screenshots go: the folder of the environment, or one of the test's own."""
+    pictures = Path(os.environ.get("MOONHOST_TEST_SCREENSHOTS") or folder / "screenshots")
     pictures.mkdir(parents=True, exist_ok=True)
+    return pictures
+
+
+def names_in(pictures: Path) -> set[str]:
+    return {path.name for path in pictures.glob("*.png")}
+
+
+async def test_an_operator_sees_pairs_watches_drains_and_logs_out(tmp_path: Path) -> None:
+    pictures = kept_in(tmp_path)
     with BrowserThread() as browser:
         async with deployed(tmp_path, HostPlan(picture="noise")) as deployment:
             operator = Operator(deployment, browser, pictures)
@@ -160,5 +170,4 @@ async def test_an_operator_sees_pairs_watches_drains_and_logs_out(tmp_path: Path
                 await operator.takes_pictures("Fleet")
             await operator.does(logs_out)
             await operator.leaves()
-    taken = {path.name for path in pictures.glob("*.png")}
-    assert len(taken) == (len(PAGES) + 1) * len(SIZES) * len(THEMES)
+    assert len(names_in(pictures)) == (len(PAGES) + 1) * len(SIZES) * len(THEMES)

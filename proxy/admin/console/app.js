@@ -48,7 +48,7 @@ class Inside {
     this.#page = page;
     this.#view = page.open({ who: this.who, health, edge, history });
     this.shell.show(page, this.#view);
-    document.title = `${page.title} – moonhost`;
+    document.title = `${page.title} · moonhost`;
     if (focus) {
       this.shell.main.querySelector("h1")?.focus({ preventScroll: true });
       window.scrollTo(0, 0);
@@ -76,7 +76,7 @@ function leave(message) {
   for (const dialog of document.querySelectorAll("dialog")) dialog.remove();
   login = loginView(message, enter);
   replace(root, login.element);
-  document.title = "Log in – moonhost";
+  document.title = "Log in · moonhost";
   login.focus();
 }
 
