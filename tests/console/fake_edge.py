@@ -29,7 +29,7 @@ from starlette.routing import Route
 from proxy.admin import console_files
 from tests.console.fake_fleet import client, events, fleet, pairing, session
 
-COOKIE: Final = "moonhost"
+COOKIE: Final = "__Host-moonhost"
 RIGHT_PIN: Final = "4711"
 TOKENS: Final = {
     "reader": ["read"],

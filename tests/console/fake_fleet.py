@@ -95,8 +95,8 @@ def session(number: int) -> dict[str, Any]:
     state = ("streaming", "streaming", "paused", "streaming", "launched")[number % 5]
     return {
         "id": f"{number:02d}c0ffee{number:02d}",
-        "client": f"{number:064x}",
-        "client_name": CLIENTS[number % len(CLIENTS)],
+        "client": f"{number + 10:02x}" * 32,
+        "client_name": None if number == 5 else CLIENTS[number % len(CLIENTS)],
         "client_address": ("203.0.113.7", "2001:db8:85a3:8d3:1319:8a2e:370:7348")[number % 2],
         "backend": f"{agent}/wolf",
         "region": region,
@@ -121,7 +121,7 @@ def client(number: int) -> dict[str, Any]:
         "name": CLIENTS[number % len(CLIENTS)],
         "user": ("anna", None, "ben")[number % 3],
         "paired_at": _ago(86_400 * (number + 1) * 3),
-        "app": APPS[number] if number < 2 else None,
+        "app": 658_907_695 + number if number < 5 else None,
     }
 
 
@@ -142,7 +142,7 @@ def pairing(number: int) -> dict[str, Any]:
 def events() -> list[dict[str, Any]]:
     told: list[tuple[str, str, dict[str, str]]] = [
         ("backend_state", "living-room/wolf", {"before": "new", "state": "healthy"}),
-        ("client_paired", "0a" * 32, {"name": "Anna's phone"}),
+        ("client_paired", "0a" * 32, {"device": "Anna's phone"}),
         ("session_started", "00c0ffee00", {"app": "Factorio", "backend": "living-room/wolf"}),
         ("launch_without_backend", "0b" * 6, {"reason": "no_backend_has_app"}),
         ("drain_began", "office/wolf", {}),

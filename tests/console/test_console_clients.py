@@ -55,6 +55,13 @@ def test_a_client_is_unpaired_after_a_question_that_says_what_it_plays(
     assert edge.asked == [("DELETE", f"/clients/{PHONE}", None)]
 
 
+def test_what_a_client_plays_is_told_by_its_title(page: Page, edge: FakeEdge) -> None:
+    log_in(page)
+    open_page(page, "Clients")
+    expect(row(page, "Living room TV")).to_contain_text("Steam Big Picture")
+    expect(row(page, "moonlight-embedded")).not_to_contain_text("6589")
+
+
 def test_who_may_only_read_is_not_offered_to_change_clients(page: Page, edge: FakeEdge) -> None:
     log_in(page, "reader")
     open_page(page, "Clients")

@@ -6,6 +6,7 @@ from playwright.sync_api import Locator, Page, expect
 from visit import log_in, open_page
 
 from tests.console.fake_edge import FakeEdge
+from tests.console.fake_fleet import session
 
 
 def card(page: Page, client: str) -> Locator:
@@ -61,6 +62,13 @@ def test_what_is_not_known_is_not_shown_as_nought(page: Page, edge: FakeEdge) ->
     expect(chart(page, "Steam Deck", "Round trip")).to_have_accessible_name(
         "Round trip: client not known, host not known"
     )
+
+
+def test_a_client_without_a_name_is_told_by_its_id(page: Page, edge: FakeEdge) -> None:
+    edge.sessions = [session(5)]
+    log_in(page)
+    open_page(page, "Sessions")
+    expect(card(page, "Client 0f0f0f0f0f0f")).to_be_visible()
 
 
 def test_a_session_is_ended_after_a_question(page: Page, edge: FakeEdge) -> None:

@@ -2,7 +2,7 @@
 
 import { h, keyed, setText } from "./dom.js";
 import { agoTime, bar } from "./parts.js";
-import { NOTHING, bitsPerSecond, bytes, mode, percent, stateWord } from "./words.js";
+import { NOTHING, bitsPerSecond, bytes, clientOf, mode, percent, stateWord } from "./words.js";
 
 /** The panel; `update({backend, sessions})`. */
 export function backendDetail() {
@@ -85,7 +85,7 @@ function sessionLine() {
   return {
     element: h("li", { class: "line" }, what, h("span", { class: "muted" }, since.element)),
     update(session) {
-      setText(what, `${session.app} · ${session.client_name} · ${mode(session.mode)} · ${stateWord(session.state)}`);
+      setText(what, `${session.app} · ${clientOf(session)} · ${mode(session.mode)} · ${stateWord(session.state)}`);
       since.update(session.started_at);
     },
   };

@@ -3,7 +3,7 @@
 import { capital, spaced, stateWord, troubleWord } from "./words.js";
 
 const reason = (event) => (event.reason ? `: ${spaced(event.reason)}` : "");
-const named = (event) => event.name || event.client_name || short(event.subject);
+const named = (event) => event.name || event.device || `Client ${short(event.subject)}`;
 const short = (subject) => (/^[0-9a-f]{32,}$/.test(subject) ? subject.slice(0, 12) : subject);
 
 // `said` are the details that the sentence holds already.
@@ -34,6 +34,7 @@ const KINDS = {
     words: (event) => `Waking ${event.subject}: ${spaced(event.outcome ?? "asked for")}`,
     said: ["outcome"],
   },
+  events_missed: { tone: "warning", words: () => "Some events were missed: there were too many, or the edge began anew" },
   host_tells_sessions_apart: {
     words: (event) => `How ${event.subject} tells its sessions apart changed: ${spaced(event.how ?? "")}`,
     said: ["how"],
@@ -44,8 +45,8 @@ const KINDS = {
     said: ["device"],
   },
   pairing_ended: {
-    words: (event) => `A pairing ended${event.outcome ? `: ${spaced(event.outcome)}` : ""}`,
-    said: ["outcome"],
+    words: (event) => `A pairing ended${event.how ? `: ${spaced(event.how)}` : ""}`,
+    said: ["how"],
   },
   session_started: {
     tone: "good",
@@ -56,19 +57,22 @@ const KINDS = {
     words: (event) => `A session is now ${event.state ? stateWord(event.state).toLowerCase() : "in another state"}`,
     said: ["state"],
   },
-  session_ended: { words: (event) => `A session ended${reason(event)}`, said: ["reason"] },
+  session_ended: {
+    words: (event) => `A session ended${event.why ? `: ${spaced(event.why)}` : ""}`,
+    said: ["why"],
+  },
   client_paired: {
     tone: "good",
-    words: (event) => `${capital(named(event))} was paired`,
-    said: ["name"],
+    words: (event) => `${named(event)} was paired`,
+    said: ["name", "device"],
   },
   client_changed: {
-    words: (event) => `${capital(named(event))} was renamed or given to another user`,
+    words: (event) => `${named(event)} was renamed or given to another user`,
     said: ["name"],
   },
   client_unpaired: {
     tone: "warning",
-    words: (event) => `${capital(named(event))} was unpaired`,
+    words: (event) => `${named(event)} was unpaired`,
     said: ["name"],
   },
 };

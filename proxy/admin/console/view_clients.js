@@ -38,7 +38,10 @@ export function clientsView({ who, health }) {
   const poll = new Poll(
     health,
     EVERY_MS,
-    () => list("/clients"),
+    async () => {
+      const [clients, sessions] = await Promise.all([list("/clients"), list("/sessions")]);
+      return { ...clients, items: withApps(clients.items, sessions.items) };
+    },
     (next) => {
       const first = data === null || data.items.length === 0;
       data = next;
@@ -64,6 +67,12 @@ export function clientsView({ who, health }) {
 
 function nobody() {
   return emptyState("clients", "No paired clients", "Add this edge in Moonlight, then tell the PIN it shows on the page Pairings.");
+}
+
+// The list of clients tells the id of what runs; its title is the session's.
+function withApps(clients, sessions) {
+  const titles = new Map(sessions.map(({ client, app }) => [client, app]));
+  return clients.map((client) => ({ ...client, app: titles.get(client.id) ?? null }));
 }
 
 const path = (client) => `/clients/${encodeURIComponent(client.id)}`;

@@ -8,7 +8,7 @@ import { agoTime, button, emptyState, filterField, frame, notAll, refusal, skele
 import { Poll } from "./poll.js";
 import { OPERATORS, may } from "./scopes.js";
 import { sparkline } from "./sparkline.js";
-import { bitsPerSecond, milliseconds, mode, percent } from "./words.js";
+import { bitsPerSecond, clientOf, milliseconds, mode, percent } from "./words.js";
 
 const EVERY_MS = 2_000;
 
@@ -58,7 +58,7 @@ export function sessionsView({ who, health, history }) {
 
   function show() {
     if (data === null || data.items.length === 0) return;
-    const shown = matching(data.items, wanted, (one) => [one.app, one.client_name, one.client_address, one.backend, one.region, one.codec, one.id]);
+    const shown = matching(data.items, wanted, (one) => [one.app, clientOf(one), one.client_address, one.backend, one.region, one.codec, one.id]);
     keyed(cards, shown, ({ id }) => id, () => sessionCard(may(who, OPERATORS), history, () => poll.now()));
     none.hidden = shown.length > 0;
     replace(more, data.more && notAll(data.items.length));
@@ -102,12 +102,12 @@ function sessionCard(operator, history, refresh) {
     current = session;
     setText(app, session.app);
     badge.update(session.state);
-    setText(client, session.client_name);
+    setText(client, clientOf(session));
     setText(facts, [mode(session.mode), session.codec, session.video_encrypted_by !== "nobody" && "encrypted"].filter(Boolean).join(" · "));
     setText(where, [session.backend, session.region].filter(Boolean).join(" · "));
     setText(address, session.client_address);
     since.update(session.started_at);
-    end?.setAttribute("aria-label", `End ${session.app} of ${session.client_name}`);
+    end?.setAttribute("aria-label", `End ${session.app} of ${clientOf(session)}`);
     const samples = history.of(session.id);
     for (const figure of figures) figure.update(samples, Date.now());
   }
@@ -121,13 +121,13 @@ function askToEnd(session, refresh) {
     body: h(
       "p",
       {},
-      `${session.client_name} is thrown out and the app is closed on ${session.backend}. What was not saved there is lost.`,
+      `${clientOf(session)} is thrown out and the app is closed on ${session.backend}. What was not saved there is lost.`,
     ),
     confirm: "End the session",
     danger: true,
     action: () => ask("DELETE", `/sessions/${encodeURIComponent(session.id)}`),
     done: () => {
-      toast(`The session of ${session.client_name} was ended.`);
+      toast(`The session of ${clientOf(session)} was ended.`);
       refresh();
     },
   });

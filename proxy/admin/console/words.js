@@ -98,6 +98,11 @@ export function stopwatch(ms) {
   return `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
 }
 
+/** Whose session it is: the client's name, or where it has none the beginning of its id. */
+export function clientOf(session) {
+  return session.client_name || `Client ${session.client.slice(0, 12)}`;
+}
+
 export function many(count, one, more = `${one}s`) {
   return `${count.toLocaleString("en")} ${count === 1 ? one : more}`;
 }
