@@ -1,12 +1,12 @@
 // Asks the edge. Requests have deadlines, errors are sentences, lists are read page by page.
 
 const BASE = "/api/v1";
-export const TIMEOUT_MS = 10_000;
-export const MOST_ITEMS = 1000;
+const TIMEOUT_MS = 10_000;
+const MOST_ITEMS = 1000;
 const PAGE = 500;
 
 /** The edge answered, and would not. */
-export class Problem extends Error {
+class Problem extends Error {
   constructor(status, reason, message, retryAfterS) {
     super(message);
     this.status = status;
@@ -16,7 +16,7 @@ export class Problem extends Error {
 }
 
 /** No answer: the edge is down, or the network between. */
-export class Unreachable extends Error {}
+class Unreachable extends Error {}
 
 /** Tells whether asking again later may help. */
 export function isPassing(error) {
@@ -89,7 +89,8 @@ export async function openEvents(lastId, signal) {
 async function problemOf(response) {
   const told = await response.json().catch(() => ({}));
   const reason = String(told?.type ?? "").replace("urn:moonhost:", "");
-  const message = told?.detail ?? told?.title ?? `The edge answered with status ${response.status}.`;
+  const message =
+    told?.detail ?? told?.title ?? `The edge answered with status ${response.status}.`;
   const wait = Number.parseInt(response.headers.get("Retry-After") ?? "", 10);
   return new Problem(response.status, reason, String(message), Number.isNaN(wait) ? null : wait);
 }

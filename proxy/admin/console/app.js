@@ -29,7 +29,15 @@ class Inside {
     this.pages = PAGES.filter(({ scopes }) => may(who, scopes));
     this.shell = new Shell({ who, pages: this.pages, health, edge, logOut });
     const wanted = may(who, READERS);
-    this.poll = wanted ? new Poll(health, EDGE_MS, () => ask("GET", "/edge"), (now) => edge.set(now), () => {}) : null;
+    this.poll = wanted
+      ? new Poll(
+          health,
+          EDGE_MS,
+          () => ask("GET", "/edge"),
+          (now) => edge.set(now),
+          () => {},
+        )
+      : null;
     replace(root, this.shell.element);
     this.show(false);
   }
@@ -39,7 +47,14 @@ class Inside {
     const id = location.hash.replace(/^#\/?/, "");
     const page = this.pages.find((one) => one.id === id) ?? this.pages[0];
     if (page === undefined) {
-      replace(this.shell.main, emptyState("tokens", "Nothing to see", "Your token has no scope that the console could use."));
+      replace(
+        this.shell.main,
+        emptyState(
+          "tokens",
+          "Nothing to see",
+          "Your token has no scope that the console could use.",
+        ),
+      );
       return;
     }
     if (page.id !== id) window.history.replaceState(null, "", `#/${page.id}`);
@@ -98,11 +113,24 @@ async function begin(failures = 0) {
   } catch (error) {
     if (error.status === 401) return;
     const wait = retryMs(failures + 1, error);
-    replace(root, h("main", { id: "main", class: "login" }, emptyState("warning", "The edge cannot be asked", `${error.message} Trying again in ${Math.round(wait / 1000)} s.`)));
+    replace(
+      root,
+      h(
+        "main",
+        { id: "main", class: "login" },
+        emptyState(
+          "warning",
+          "The edge cannot be asked",
+          `${error.message} Trying again in ${Math.round(wait / 1000)} s.`,
+        ),
+      ),
+    );
     setTimeout(() => begin(failures + 1), wait);
   }
 }
 
-whenLoggedOut(() => leave(inside === null ? "" : "Your login has ended. Log in again to go on where you were."));
+whenLoggedOut(() =>
+  leave(inside === null ? "" : "Your login has ended. Log in again to go on where you were."),
+);
 window.addEventListener("hashchange", () => inside?.show());
 begin();

@@ -10,7 +10,12 @@ export function backendDetail() {
   const machine = h("dl", { class: "facts" });
   const apps = h("ul", { class: "chips" });
   const sessions = h("ul", { class: "plain" });
-  const none = { gpus: absent("No GPU is reported."), machine: absent("Nothing is reported: its agent is away."), apps: absent("It offers no apps."), sessions: absent("Nobody plays here.") };
+  const none = {
+    gpus: absent("No GPU is reported."),
+    machine: absent("Nothing is reported: its agent is away."),
+    apps: absent("It offers no apps."),
+    sessions: absent("Nobody plays here."),
+  };
   const element = h(
     "div",
     { class: "detail" },
@@ -21,7 +26,12 @@ export function backendDetail() {
   );
 
   function update({ backend, sessions: here }) {
-    keyed(gpus, backend.gpus.map((gpu, number) => ({ ...gpu, number })), ({ number }) => number, gpuLine);
+    keyed(
+      gpus,
+      backend.gpus.map((gpu, number) => ({ ...gpu, number })),
+      ({ number }) => number,
+      gpuLine,
+    );
     keyed(machine, machineFacts(backend.machine), ([name]) => name, fact);
     keyed(apps, backend.apps, (app) => app, appChip);
     keyed(sessions, here, ({ id }) => id, sessionLine);
@@ -49,10 +59,17 @@ function gpuLine() {
   return {
     element: h("li", { class: "gpu" }, h("div", { class: "line" }, name, used), fill.element),
     update(gpu) {
-      const share = gpu.memory_total_bytes ? (gpu.memory_used_bytes ?? null) / gpu.memory_total_bytes : null;
+      const share = gpu.memory_total_bytes
+        ? (gpu.memory_used_bytes ?? null) / gpu.memory_total_bytes
+        : null;
       const known = Number.isFinite(gpu.memory_used_bytes) && share !== null;
       setText(name, gpu.name);
-      setText(used, known ? `${bytes(gpu.memory_used_bytes)} of ${bytes(gpu.memory_total_bytes)}` : "memory not known");
+      setText(
+        used,
+        known
+          ? `${bytes(gpu.memory_used_bytes)} of ${bytes(gpu.memory_total_bytes)}`
+          : "memory not known",
+      );
       fill.update(known ? share : null);
     },
   };
@@ -60,7 +77,9 @@ function gpuLine() {
 
 function machineFacts(machine) {
   if (!machine) return [];
-  const memory = machine.memory_total_bytes ? `${bytes(machine.memory_used_bytes ?? null)} of ${bytes(machine.memory_total_bytes)}` : NOTHING;
+  const memory = machine.memory_total_bytes
+    ? `${bytes(machine.memory_used_bytes ?? null)} of ${bytes(machine.memory_total_bytes)}`
+    : NOTHING;
   return [
     ["CPU", percent(machine.cpu_percent ?? null)],
     ["Memory", memory],
@@ -71,7 +90,10 @@ function machineFacts(machine) {
 
 function fact([name]) {
   const value = h("dd", { class: "figures" });
-  return { element: h("div", {}, h("dt", {}, name), value), update: ([, words]) => setText(value, words) };
+  return {
+    element: h("div", {}, h("dt", {}, name), value),
+    update: ([, words]) => setText(value, words),
+  };
 }
 
 function appChip() {
@@ -85,7 +107,10 @@ function sessionLine() {
   return {
     element: h("li", { class: "line" }, what, h("span", { class: "muted" }, since.element)),
     update(session) {
-      setText(what, `${session.app} · ${clientOf(session)} · ${mode(session.mode)} · ${stateWord(session.state)}`);
+      setText(
+        what,
+        `${session.app} · ${clientOf(session)} · ${mode(session.mode)} · ${stateWord(session.state)}`,
+      );
       since.update(session.started_at);
     },
   };

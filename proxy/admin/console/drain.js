@@ -28,15 +28,32 @@ export function agentOf(backend) {
 /** Asks whether to drain; `siblings` are all backends of the same agent. */
 export function askToDrain(backend, siblings, done) {
   const deadline = freshId("deadline");
-  const choice = h("select", { id: deadline, class: "input" }, DEADLINES.map(([value, label]) => h("option", { value }, label)));
+  const choice = h(
+    "select",
+    { id: deadline, class: "input" },
+    DEADLINES.map(([value, label]) => h("option", { value }, label)),
+  );
   const agent = agentOf(backend);
   const whole = h("input", { type: "checkbox", id: freshId("whole") });
   return confirmed({
     title: `Drain ${backend.id}?`,
     body: [
-      h("p", {}, `It takes no new sessions until you end the drain; launches go to other backends. ${playing(backend.sessions)}`),
+      h(
+        "p",
+        {},
+        `It takes no new sessions until you end the drain; launches go to other backends. ${playing(backend.sessions)}`,
+      ),
       siblings.length > 1 &&
-        h("div", { class: "check" }, whole, h("label", { for: whole.id }, `Drain all ${many(siblings.length, "backend")} of agent ${agent}`)),
+        h(
+          "div",
+          { class: "check" },
+          whole,
+          h(
+            "label",
+            { for: whole.id },
+            `Drain all ${many(siblings.length, "backend")} of agent ${agent}`,
+          ),
+        ),
       h(
         "div",
         { class: "field" },
@@ -85,6 +102,9 @@ export function askToUndrain(backend, drains, done) {
 
 /** When what is left on a draining backend is ended, in words. */
 export function deadlineWords(drains) {
-  const deadlines = drains.map(({ deadline }) => deadline).filter(Boolean).sort();
+  const deadlines = drains
+    .map(({ deadline }) => deadline)
+    .filter(Boolean)
+    .sort();
   return deadlines.length === 0 ? "no deadline" : `until ${momentWords(deadlines[0])}`;
 }

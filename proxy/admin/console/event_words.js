@@ -34,14 +34,19 @@ const KINDS = {
     words: (event) => `Waking ${event.subject}: ${spaced(event.outcome ?? "asked for")}`,
     said: ["outcome"],
   },
-  events_missed: { tone: "warning", words: () => "Some events were missed: there were too many, or the edge began anew" },
+  events_missed: {
+    tone: "warning",
+    words: () => "Some events were missed: there were too many, or the edge began anew",
+  },
   host_tells_sessions_apart: {
-    words: (event) => `How ${event.subject} tells its sessions apart changed: ${spaced(event.how ?? "")}`,
+    words: (event) =>
+      `How ${event.subject} tells its sessions apart changed: ${spaced(event.how ?? "")}`,
     said: ["how"],
   },
   pairing_asked: {
     tone: "notice",
-    words: (event) => `A device wants to be paired: ${event.device || event.address || short(event.subject)}`,
+    words: (event) =>
+      `A device wants to be paired: ${event.device || event.address || short(event.subject)}`,
     said: ["device"],
   },
   pairing_ended: {
@@ -50,11 +55,13 @@ const KINDS = {
   },
   session_started: {
     tone: "good",
-    words: (event) => `A session began${event.app ? `: ${event.app}` : ""}${event.backend ? ` on ${event.backend}` : ""}`,
+    words: (event) =>
+      `A session began${event.app ? `: ${event.app}` : ""}${event.backend ? ` on ${event.backend}` : ""}`,
     said: ["app", "backend"],
   },
   session_state: {
-    words: (event) => `A session is now ${event.state ? stateWord(event.state).toLowerCase() : "in another state"}`,
+    words: (event) =>
+      `A session is now ${event.state ? stateWord(event.state).toLowerCase() : "in another state"}`,
     said: ["state"],
   },
   session_ended: {
@@ -76,7 +83,13 @@ const KINDS = {
     said: ["name"],
   },
 };
-const TONES = { healthy: "good", degraded: "warning", draining: "plain", unhealthy: "bad", gone: "bad" };
+const TONES = {
+  healthy: "good",
+  degraded: "warning",
+  draining: "plain",
+  unhealthy: "bad",
+  gone: "bad",
+};
 const OWN = new Set(["id", "at", "kind", "subject"]);
 
 function backendWords(event) {
@@ -93,7 +106,9 @@ export function eventWords(event) {
   const tone = known?.tone ?? "plain";
   return {
     tone: typeof tone === "function" ? tone(event) : tone,
-    sentence: known ? known.words(event) : `${capital(spaced(event.kind))}: ${short(event.subject)}`,
+    sentence: known
+      ? known.words(event)
+      : `${capital(spaced(event.kind))}: ${short(event.subject)}`,
     details: detailsOf(event, known?.said ?? []),
   };
 }

@@ -71,7 +71,8 @@ export function spread(circles, width, height, gap = 3) {
   for (let round = 0; round < ROUNDS; round += 1) {
     let moved = false;
     for (let i = 0; i < placed.length; i += 1) {
-      for (let j = i + 1; j < placed.length; j += 1) moved = pushed(placed[i], placed[j], gap, i + j) || moved;
+      for (let j = i + 1; j < placed.length; j += 1)
+        moved = pushed(placed[i], placed[j], gap, i + j) || moved;
     }
     for (const circle of placed) {
       circle.x = Math.max(circle.r + 2, Math.min(width - circle.r - 2, circle.x));
@@ -121,7 +122,8 @@ export function placeLabels(circles, widthOf, width, height) {
   return circles.map((circle, own) => {
     const wide = widthOf(circle);
     for (const spot of spotsFor(circle, wide)) {
-      const inside = spot.box.x >= 0 && spot.box.right <= width && spot.box.y >= 0 && spot.box.bottom <= height;
+      const inside =
+        spot.box.x >= 0 && spot.box.right <= width && spot.box.y >= 0 && spot.box.bottom <= height;
       if (inside && taken.every((other, i) => i === own || !overlap(spot.box, other))) {
         taken.push(spot.box);
         return { x: spot.x, y: spot.y, anchor: spot.anchor };

@@ -10,7 +10,11 @@ import { button, errorLine } from "./parts.js";
  */
 export function inlineEdit({ editable, describe, save, none, maxLength, list = null }) {
   const shown = h("span", { class: "edit-value" });
-  const open = h("button", { type: "button", class: "icon-button quiet", click: begin }, icon("edit"));
+  const open = h(
+    "button",
+    { type: "button", class: "icon-button quiet", click: begin },
+    icon("edit"),
+  );
   const resting = h("span", { class: "edit-resting" }, shown, editable && open);
   const element = h("div", { class: "edit" }, resting);
   let value = null;

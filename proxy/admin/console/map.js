@@ -1,7 +1,15 @@
 // The fleet on a map of the world: a circle a region, as large as its room, as full as it is.
 
 import { h, keyed, setAttribute, setText, svg } from "./dom.js";
-import { SERIOUS, heightFor, levelPath, placeLabels, project, radiusOf, spread } from "./geography.js";
+import {
+  SERIOUS,
+  heightFor,
+  levelPath,
+  placeLabels,
+  project,
+  radiusOf,
+  spread,
+} from "./geography.js";
 import { stateShape } from "./icons.js";
 import { many, stateWord } from "./words.js";
 import { LAND, WIDTH } from "./world.js";
@@ -19,7 +27,12 @@ export class RegionMap {
     this.chosen = chosen;
     this.land = svg("path", { class: "map-land", d: LAND });
     this.circles = svg("g", {});
-    this.drawing = svg("svg", { class: "map-drawing", role: "group", "aria-label": "Regions on a map of the world" }, this.land, this.circles);
+    this.drawing = svg(
+      "svg",
+      { class: "map-drawing", role: "group", "aria-label": "Regions on a map of the world" },
+      this.land,
+      this.circles,
+    );
     this.elsewhere = h("ul", { class: "map-elsewhere" });
     this.element = h(
       "section",
@@ -50,11 +63,20 @@ export class RegionMap {
     setAttribute(this.land, "transform", `scale(${width / WIDTH})`);
     const placed = this.#regions.filter(({ place }) => place !== null);
     const circles = spread(
-      placed.map((region) => ({ region, r: radiusOf(region.limit, width), ...project(region.place.latitude, region.place.longitude, width) })),
+      placed.map((region) => ({
+        region,
+        r: radiusOf(region.limit, width),
+        ...project(region.place.latitude, region.place.longitude, width),
+      })),
       width,
       height,
     );
-    const labels = placeLabels(circles, ({ region }) => LETTER_PX * labelOf(region).length, width, height);
+    const labels = placeLabels(
+      circles,
+      ({ region }) => LETTER_PX * labelOf(region).length,
+      width,
+      height,
+    );
     keyed(
       this.circles,
       circles.map((circle, i) => ({ ...circle, label: labels[i] })),
@@ -100,14 +122,25 @@ export class RegionMap {
       mark.dataset.state = region.worst ?? "none";
       setAttribute(element, "aria-label", this.#words(region));
       setAttribute(element, "aria-pressed", String(this.#picked === name));
-      for (const [circle, radius] of [[touch, Math.max(r + 4, 22)], [disc, r], [ring, r]]) {
+      for (const [circle, radius] of [
+        [touch, Math.max(r + 4, 22)],
+        [disc, r],
+        [ring, r],
+      ]) {
         setAttribute(circle, "cx", x);
         setAttribute(circle, "cy", y);
         setAttribute(circle, "r", radius);
       }
       const away = Math.hypot(at.x - x, at.y - y) > r / 2;
-      for (const [key, value] of Object.entries(away ? { x1: at.x, y1: at.y, x2: x, y2: y } : { x1: x, y1: y, x2: x, y2: y })) setAttribute(leader, key, value);
-      setAttribute(level, "d", levelPath(x, y, r, region.limit ? region.sessions / region.limit : 0));
+      for (const [key, value] of Object.entries(
+        away ? { x1: at.x, y1: at.y, x2: x, y2: y } : { x1: x, y1: y, x2: x, y2: y },
+      ))
+        setAttribute(leader, key, value);
+      setAttribute(
+        level,
+        "d",
+        levelPath(x, y, r, region.limit ? region.sessions / region.limit : 0),
+      );
       setAttribute(mark, "d", markOf(region.worst, x + r * 0.72, y - r * 0.72));
       const own = region.name === this.#edgeRegion;
       setAttribute(home, "d", own ? diamond(x, y, Math.min(6, r * 0.55)) : "");
@@ -142,8 +175,14 @@ export class RegionMap {
 
 function statesOf({ state, backends }) {
   if (state !== "mixed") return stateWord(state).toLowerCase();
-  const counts = SERIOUS.map((one) => [one, backends.filter((backend) => backend.state === one).length]);
-  return counts.filter(([, count]) => count > 0).map(([one, count]) => `${count} ${stateWord(one).toLowerCase()}`).join(", ");
+  const counts = SERIOUS.map((one) => [
+    one,
+    backends.filter((backend) => backend.state === one).length,
+  ]);
+  return counts
+    .filter(([, count]) => count > 0)
+    .map(([one, count]) => `${count} ${stateWord(one).toLowerCase()}`)
+    .join(", ");
 }
 
 function countOf(region) {
@@ -151,7 +190,10 @@ function countOf(region) {
 }
 
 function labelOf(region) {
-  const name = region.name.length > LONGEST_LABEL ? `${region.name.slice(0, LONGEST_LABEL - 1)}…` : region.name;
+  const name =
+    region.name.length > LONGEST_LABEL
+      ? `${region.name.slice(0, LONGEST_LABEL - 1)}…`
+      : region.name;
   return `${name} ${countOf(region)}`.trim();
 }
 
@@ -167,8 +209,13 @@ function markOf(state, x, y) {
 }
 
 function legend() {
-  const entry = (state) => h("li", { class: "state", "data-state": state }, stateShape(state), stateWord(state));
-  const own = svg("svg", { class: "map-legend-home", viewBox: "0 0 20 20", "aria-hidden": "true" }, svg("path", { d: diamond(10, 10, 6) }));
+  const entry = (state) =>
+    h("li", { class: "state", "data-state": state }, stateShape(state), stateWord(state));
+  const own = svg(
+    "svg",
+    { class: "map-legend-home", viewBox: "0 0 20 20", "aria-hidden": "true" },
+    svg("path", { d: diamond(10, 10, 6) }),
+  );
   return h(
     "ul",
     { class: "map-legend", "aria-label": "Legend" },

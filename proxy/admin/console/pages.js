@@ -13,8 +13,21 @@ const counted = (count, what) => (count > 0 ? { count, words: many(count, what) 
 
 export const PAGES = [
   { id: "fleet", title: "Fleet", scopes: READERS, open: fleetView },
-  { id: "sessions", title: "Sessions", scopes: READERS, open: sessionsView, badge: (edge) => counted(edge.sessions, "session") },
-  { id: "pairings", title: "Pairings", scopes: WAITING_ROOM, open: pairingsView, urgent: true, badge: (edge) => counted(edge.pairings, "waiting device") },
+  {
+    id: "sessions",
+    title: "Sessions",
+    scopes: READERS,
+    open: sessionsView,
+    badge: (edge) => counted(edge.sessions, "session"),
+  },
+  {
+    id: "pairings",
+    title: "Pairings",
+    scopes: WAITING_ROOM,
+    open: pairingsView,
+    urgent: true,
+    badge: (edge) => counted(edge.pairings, "waiting device"),
+  },
   { id: "clients", title: "Clients", scopes: READERS, open: clientsView },
   { id: "events", title: "Events", scopes: READERS, open: eventsView },
   { id: "tokens", title: "Tokens", scopes: ADMINS, open: tokensView },

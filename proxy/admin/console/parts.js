@@ -10,7 +10,12 @@ export function frame(title, ...tools) {
   const element = h(
     "div",
     { class: "page" },
-    h("div", { class: "page-head" }, h("h1", { tabindex: "-1" }, title), h("div", { class: "tools" }, tools)),
+    h(
+      "div",
+      { class: "page-head" },
+      h("h1", { tabindex: "-1" }, title),
+      h("div", { class: "tools" }, tools),
+    ),
     body,
   );
   return { element, body };
@@ -88,7 +93,12 @@ export function bar() {
   };
 }
 
-const day = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", hour: "numeric", minute: "2-digit" });
+const day = new Intl.DateTimeFormat(undefined, {
+  month: "short",
+  day: "numeric",
+  hour: "numeric",
+  minute: "2-digit",
+});
 const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 const today = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 
@@ -151,14 +161,23 @@ export function errorLine() {
 }
 
 export function notAll(count) {
-  return h("p", { class: "hint" }, `Only the first ${count.toLocaleString("en")} are shown; there are more.`);
+  return h(
+    "p",
+    { class: "hint" },
+    `Only the first ${count.toLocaleString("en")} are shown; there are more.`,
+  );
 }
 
 const TOAST_MS = 6_000;
 
 /** Tells of something that was done, or could not be, in passing. */
 export function toast(text, { bad = false } = {}) {
-  const element = h("p", { class: bad ? "toast bad" : "toast" }, icon(bad ? "warning" : "check"), h("span", {}, text));
+  const element = h(
+    "p",
+    { class: bad ? "toast bad" : "toast" },
+    icon(bad ? "warning" : "check"),
+    h("span", {}, text),
+  );
   document.getElementById("toasts").append(element);
   setTimeout(() => element.remove(), TOAST_MS);
 }

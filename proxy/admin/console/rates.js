@@ -2,22 +2,22 @@
 
 export const WINDOW_MS = 180_000;
 /** Readings further apart than this say nothing of what was between. */
-export const GAP_MS = 10_000;
+const GAP_MS = 10_000;
 
 /** What a counter grew a second; null where it cannot be told, as after a restart. */
-export function rate(before, after, elapsedMs) {
+function rate(before, after, elapsedMs) {
   const counted = growth(before, after);
   return counted === null || elapsedMs <= 0 ? null : (counted * 1000) / elapsedMs;
 }
 
 /** What a counter grew; null if it is not known, or went backwards because it began anew. */
-export function growth(before, after) {
+function growth(before, after) {
   if (!Number.isFinite(before) || !Number.isFinite(after) || after < before) return null;
   return after - before;
 }
 
 /** The share of packets that did not come, in per cent; null where none was sent. */
-export function lossPercent(before, after) {
+function lossPercent(before, after) {
   const missing = growth(before?.rtp_missing, after?.rtp_missing);
   const received = growth(before?.rtp_packets, after?.rtp_packets);
   if (missing === null || received === null || missing + received === 0) return null;
@@ -25,7 +25,7 @@ export function lossPercent(before, after) {
 }
 
 /** What two readings of a session show: null for what they do not. */
-export function figures(before, after, elapsedMs) {
+function figures(before, after, elapsedMs) {
   return {
     bitrate: bitrate(before, after, elapsedMs),
     rttClient: number(after.rtt_ms?.client),

@@ -25,20 +25,37 @@ export class Shell {
       h(
         "header",
         { class: "top" },
-        h("a", { class: "brand", href: `#/${pages[0]?.id ?? ""}`, "aria-label": "moonhost, first page" }, icon("dark"), h("span", { class: "brand-name" }, "moonhost")),
+        h(
+          "a",
+          { class: "brand", href: `#/${pages[0]?.id ?? ""}`, "aria-label": "moonhost, first page" },
+          icon("dark"),
+          h("span", { class: "brand-name" }, "moonhost"),
+        ),
         h("div", { class: "edge" }, this.name, this.state),
         themeButton(),
         account(who, logOut),
       ),
-      h("nav", { class: "nav", "aria-label": "Pages" }, h("ul", {}, [...this.links.values()].map(({ item }) => item))),
+      h(
+        "nav",
+        { class: "nav", "aria-label": "Pages" },
+        h(
+          "ul",
+          {},
+          [...this.links.values()].map(({ item }) => item),
+        ),
+      ),
       h("div", { class: "content" }, this.banner.element, this.warning, this.main),
     );
-    this.unwatch = [health.trouble.watch((trouble) => this.#showTrouble(trouble)), edge.watch((now) => this.#showEdge(now))];
+    this.unwatch = [
+      health.trouble.watch((trouble) => this.#showTrouble(trouble)),
+      edge.watch((now) => this.#showEdge(now)),
+    ];
     this.clock = setInterval(() => this.banner.update(this.#trouble), COUNT_MS);
   }
 
   show(page, view) {
-    for (const [id, { link }] of this.links) setAttribute(link, "aria-current", id === page.id ? "page" : null);
+    for (const [id, { link }] of this.links)
+      setAttribute(link, "aria-current", id === page.id ? "page" : null);
     replace(this.main, view.element);
   }
 
@@ -62,21 +79,35 @@ export class Shell {
     setText(this.state, edge.accepting ? (edge.store_up ? "Ready" : "Store down") : "Draining");
     const words = warningOf(edge);
     this.warning.hidden = words === "";
-    if (this.warning.textContent !== words) replace(this.warning, words !== "" && icon("warning"), h("span", {}, words));
+    if (this.warning.textContent !== words)
+      replace(this.warning, words !== "" && icon("warning"), h("span", {}, words));
     for (const { update } of this.links.values()) update(edge);
   }
 }
 
 function warningOf(edge) {
-  if (!edge.store_up) return "The store does not answer. Running sessions go on; launches and pairings fail until it is back.";
-  if (!edge.accepting) return "This edge is draining: it takes no new sessions and stops when the last one has ended.";
+  if (!edge.store_up)
+    return "The store does not answer. Running sessions go on; launches and pairings fail until it is back.";
+  if (!edge.accepting)
+    return "This edge is draining: it takes no new sessions and stops when the last one has ended.";
   return "";
 }
 
 function navLink({ id, title, badge, urgent }) {
-  const count = h("span", { class: urgent ? "badge urgent" : "badge", "aria-hidden": "true", hidden: true });
+  const count = h("span", {
+    class: urgent ? "badge urgent" : "badge",
+    "aria-hidden": "true",
+    hidden: true,
+  });
   const words = h("span", { class: "visually-hidden" });
-  const link = h("a", { href: `#/${id}` }, icon(id), h("span", { class: "nav-title" }, title), count, words);
+  const link = h(
+    "a",
+    { href: `#/${id}`, title },
+    icon(id),
+    h("span", { class: "nav-title" }, title),
+    count,
+    words,
+  );
   const update = (edge) => {
     const told = badge?.(edge) ?? null;
     count.hidden = told === null;
@@ -125,13 +156,19 @@ function account(who, logOut) {
   const menu = h(
     "details",
     { class: "account" },
-    h("summary", { class: "account-open", "aria-label": `Logged in as ${who.name}` }, icon("account"), h("span", { class: "account-name" }, who.name)),
+    h(
+      "summary",
+      { class: "account-open", "aria-label": `Logged in as ${who.name}` },
+      icon("account"),
+      h("span", { class: "account-name" }, who.name),
+    ),
     h(
       "div",
       { class: "card account-menu" },
       h("p", { class: "strong break" }, who.name),
       h("p", { class: "muted small" }, `May: ${who.scopes.join(", ")}`),
-      who.expires_at && h("p", { class: "muted small" }, `Logged in until ${momentWords(who.expires_at)}`),
+      who.expires_at &&
+        h("p", { class: "muted small" }, `Logged in until ${momentWords(who.expires_at)}`),
       button("Log out", logOut),
     ),
   );

@@ -9,10 +9,12 @@ const HIGH = 32;
 const HEADROOM = 1.1;
 
 /** Paths for runs of `[at, value]` that end at `nowMs`: the lines, and the area below them. */
-export function paths(found, nowMs, top) {
+function paths(found, nowMs, top) {
   const x = ([at]) => (WIDE * (1 - (nowMs - at) / WINDOW_MS)).toFixed(1);
   const y = ([, value]) => (HIGH - 1 - (HIGH - 2) * Math.min(1, value / top)).toFixed(1);
-  const lines = found.map((run) => run.map((point, i) => `${i ? "L" : "M"}${x(point)} ${y(point)}`).join(""));
+  const lines = found.map((run) =>
+    run.map((point, i) => `${i ? "L" : "M"}${x(point)} ${y(point)}`).join(""),
+  );
   const areas = found.map((run, i) => `${lines[i]}L${x(run.at(-1))} ${HIGH}L${x(run[0])} ${HIGH}z`);
   return { line: lines.join(""), area: areas.join("") };
 }
@@ -38,12 +40,26 @@ export function sparkline({ title, series, words, least, alarm = Infinity }) {
     "div",
     { class: "figure" },
     h("h3", { class: "figure-title" }, title),
-    h("div", { class: "figure-values" }, parts.map(({ value, label }) => h("span", { class: "figure-value" }, label, value, h("span", { class: "figure-high" }, "high")))),
+    h(
+      "div",
+      { class: "figure-values" },
+      parts.map(({ value, label }) =>
+        h(
+          "span",
+          { class: "figure-value" },
+          label,
+          value,
+          h("span", { class: "figure-high" }, "high"),
+        ),
+      ),
+    ),
     chart,
   );
 
   function update(samples, nowMs) {
-    const known = series.flatMap(({ name }) => samples.map((sample) => sample[name])).filter((value) => value !== null);
+    const known = series
+      .flatMap(({ name }) => samples.map((sample) => sample[name]))
+      .filter((value) => value !== null);
     const top = Math.max(least, HEADROOM * Math.max(0, ...known));
     const told = series.map(({ name, label }, i) => {
       const drawn = paths(runs(samples, name), nowMs, top);
@@ -54,8 +70,15 @@ export function sparkline({ title, series, words, least, alarm = Infinity }) {
       setText(parts[i].value, words(now));
       return `${label ? `${label} ` : ""}${now === null ? "not known" : words(now)}`;
     });
-    const range = known.length === 0 ? "" : `; between ${words(Math.min(...known))} and ${words(Math.max(...known))} lately`;
-    setAttribute(chart, "aria-label", `${title}: ${told.join(", ")}${range}`.replaceAll(NOTHING, "nothing"));
+    const range =
+      known.length === 0
+        ? ""
+        : `; between ${words(Math.min(...known))} and ${words(Math.max(...known))} lately`;
+    setAttribute(
+      chart,
+      "aria-label",
+      `${title}: ${told.join(", ")}${range}`.replaceAll(NOTHING, "nothing"),
+    );
   }
 
   return { element, update };

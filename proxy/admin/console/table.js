@@ -20,11 +20,27 @@ export class Table {
   #descending = false;
   #heads = new Map();
 
-  constructor({ caption, columns, keyOf, nameOf, sortBy = null, descending = false, detail = null }) {
+  constructor({
+    caption,
+    columns,
+    keyOf,
+    nameOf,
+    sortBy = null,
+    descending = false,
+    detail = null,
+  }) {
     Object.assign(this, { columns, keyOf, nameOf, detail });
     this.#by = sortBy;
     this.#descending = descending;
-    this.head = h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, columns.map((column) => this.#header(column))));
+    this.head = h(
+      "thead",
+      { role: "rowgroup" },
+      h(
+        "tr",
+        { role: "row" },
+        columns.map((column) => this.#header(column)),
+      ),
+    );
     this.table = h(
       "table",
       { class: detail ? "table opens" : "table", role: "table" },
@@ -44,9 +60,18 @@ export class Table {
 
   #header(column) {
     const label = column.value
-      ? h("button", { type: "button", class: "sort", click: () => this.#sort(column.id) }, column.label, icon("chevron"))
+      ? h(
+          "button",
+          { type: "button", class: "sort", click: () => this.#sort(column.id) },
+          column.label,
+          icon("chevron"),
+        )
       : h("span", { class: column.hidden ? "visually-hidden" : null }, column.label);
-    const cell = h("th", { scope: "col", role: "columnheader", class: column.numeric ? "numeric" : null }, label);
+    const cell = h(
+      "th",
+      { scope: "col", role: "columnheader", class: column.numeric ? "numeric" : null },
+      label,
+    );
     this.#heads.set(column.id, cell);
     return cell;
   }
@@ -70,10 +95,12 @@ export class Table {
   // Cards have no column headers to press.
   #picker() {
     const id = freshId("sort");
-    const options = this.columns.filter(({ value }) => value).flatMap(({ id: column, label }) => [
-      h("option", { value: `${column}:up` }, `${label}, rising`),
-      h("option", { value: `${column}:down` }, `${label}, falling`),
-    ]);
+    const options = this.columns
+      .filter(({ value }) => value)
+      .flatMap(({ id: column, label }) => [
+        h("option", { value: `${column}:up` }, `${label}, rising`),
+        h("option", { value: `${column}:down` }, `${label}, falling`),
+      ]);
     this.select = h(
       "select",
       {
@@ -97,14 +124,20 @@ export class Table {
         {
           scope: index === 0 ? "row" : null,
           role: index === 0 ? "rowheader" : "cell",
-          class: [column.numeric && "numeric", column.strong && "strong", `column-${column.id}`].filter(Boolean).join(" "),
+          class: [column.numeric && "numeric", column.strong && "strong", `column-${column.id}`]
+            .filter(Boolean)
+            .join(" "),
           "data-label": column.hidden || index === 0 ? null : column.label,
         },
         box,
       );
       return { cell, box, update: column.make(box) };
     });
-    const row = h("tr", { role: "row" }, cells.map(({ cell }) => cell));
+    const row = h(
+      "tr",
+      { role: "row" },
+      cells.map(({ cell }) => cell),
+    );
     const body = h("tbody", { role: "rowgroup" }, row);
     const opening = this.detail && this.#opening(body, cells[0]);
     return {
@@ -120,7 +153,11 @@ export class Table {
     const id = freshId("detail");
     let shown = null;
     let current = null;
-    const toggle = h("button", { type: "button", class: "opener", "aria-expanded": "false", "aria-controls": id }, icon("chevron"));
+    const toggle = h(
+      "button",
+      { type: "button", class: "opener", "aria-expanded": "false", "aria-controls": id },
+      icon("chevron"),
+    );
     box.before(toggle);
     const inner = h("td", { role: "cell", colspan: this.columns.length });
     const row = h("tr", { role: "row", class: "detail-row", id, hidden: true }, inner);

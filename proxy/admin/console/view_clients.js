@@ -5,7 +5,17 @@ import { confirmed } from "./dialog.js";
 import { freshId, h, replace } from "./dom.js";
 import { inlineEdit } from "./inline_edit.js";
 import { matching } from "./order.js";
-import { agoTime, button, emptyState, filterField, frame, notAll, refusal, skeleton, toast } from "./parts.js";
+import {
+  agoTime,
+  button,
+  emptyState,
+  filterField,
+  frame,
+  notAll,
+  refusal,
+  skeleton,
+  toast,
+} from "./parts.js";
 import { Poll } from "./poll.js";
 import { OPERATORS, may } from "./scopes.js";
 import { Table, text } from "./table.js";
@@ -58,7 +68,10 @@ export function clientsView({ who, health }) {
     table.update(shown);
     none.hidden = shown.length > 0;
     const known = new Set(data.items.map(({ user }) => user).filter(Boolean));
-    replace(users, [...known].sort().map((value) => h("option", { value })));
+    replace(
+      users,
+      [...known].sort().map((value) => h("option", { value })),
+    );
     replace(more, data.more && notAll(data.items.length));
   }
 
@@ -66,7 +79,11 @@ export function clientsView({ who, health }) {
 }
 
 function nobody() {
-  return emptyState("clients", "No paired clients", "Add this edge in Moonlight, then tell the PIN it shows on the page Pairings.");
+  return emptyState(
+    "clients",
+    "No paired clients",
+    "Add this edge in Moonlight, then tell the PIN it shows on the page Pairings.",
+  );
 }
 
 // The list of clients tells the id of what runs; its title is the session's.
@@ -79,13 +96,39 @@ const path = (client) => `/clients/${encodeURIComponent(client.id)}`;
 
 function columns(operator, users, refresh) {
   const found = [
-    { id: "name", label: "Name", value: ({ name }) => name, make: (cell) => nameCell(cell, operator, refresh) },
-    { id: "user", label: "User", value: ({ user }) => user, make: (cell) => userCell(cell, operator, users, refresh) },
-    text("app", "Plays", ({ app }) => app, ({ app }) => app ?? NOTHING),
-    { id: "paired", label: "Paired", value: ({ paired_at }) => Date.parse(paired_at), make: pairedCell },
+    {
+      id: "name",
+      label: "Name",
+      value: ({ name }) => name,
+      make: (cell) => nameCell(cell, operator, refresh),
+    },
+    {
+      id: "user",
+      label: "User",
+      value: ({ user }) => user,
+      make: (cell) => userCell(cell, operator, users, refresh),
+    },
+    text(
+      "app",
+      "Plays",
+      ({ app }) => app,
+      ({ app }) => app ?? NOTHING,
+    ),
+    {
+      id: "paired",
+      label: "Paired",
+      value: ({ paired_at }) => Date.parse(paired_at),
+      make: pairedCell,
+    },
     { id: "client", label: "Id", make: idCell },
   ];
-  if (operator) found.push({ id: "actions", label: "Actions", hidden: true, make: (cell) => unpairCell(cell, refresh) });
+  if (operator)
+    found.push({
+      id: "actions",
+      label: "Actions",
+      hidden: true,
+      make: (cell) => unpairCell(cell, refresh),
+    });
   return found;
 }
 

@@ -20,12 +20,19 @@ export function eventsView() {
     wanted = next;
     show();
   });
-  const pause = button("Pause", () => setPaused(held === null), { symbol: "pause", "aria-pressed": "false" });
+  const pause = button("Pause", () => setPaused(held === null), {
+    symbol: "pause",
+    "aria-pressed": "false",
+  });
   const { element, body } = frame("Events", filter, pause);
   const status = h("p", { class: "stream-state", role: "status" });
   const lines = h("ol", { class: "card events", reversed: true });
   const none = h("p", { class: "muted none-match", hidden: true }, "No event matches.");
-  const quiet = emptyState("events", "Nothing has happened yet", "Launches, pairings, drains and changes of backends appear here at once.");
+  const quiet = emptyState(
+    "events",
+    "Nothing has happened yet",
+    "Launches, pairings, drains and changes of backends appear here at once.",
+  );
   body.append(status, skeleton(6));
   let loaded = false;
 
@@ -44,7 +51,10 @@ export function eventsView() {
     if (!paused) events = new Map([...events, ...held]);
     held = paused ? new Map() : null;
     pause.setAttribute("aria-pressed", String(paused));
-    pause.replaceChildren(icon(paused ? "play" : "pause"), h("span", {}, paused ? "Go on" : "Pause"));
+    pause.replaceChildren(
+      icon(paused ? "play" : "pause"),
+      h("span", {}, paused ? "Go on" : "Pause"),
+    );
     if (!paused) show();
     tell();
   }
@@ -57,7 +67,8 @@ export function eventsView() {
       show();
     }
     const waiting = held === null ? 0 : [...held.keys()].filter((id) => !events.has(id)).length;
-    status.dataset.state = held === null && typeof state === "string" ? state : held === null ? "broken" : "held";
+    status.dataset.state =
+      held === null && typeof state === "string" ? state : held === null ? "broken" : "held";
     setText(status, streamWords(state, held !== null, waiting));
   }
 
@@ -66,7 +77,13 @@ export function eventsView() {
     const newest = [...events.values()].sort((a, b) => b.id - a.id).slice(0, MOST_EVENTS);
     events = new Map(newest.map((event) => [event.id, event]));
     const told = newest.map((event) => ({ event, ...eventWords(event) }));
-    const shown = matching(told, wanted, ({ event, sentence, details }) => [event.kind, spaced(event.kind), event.subject, sentence, details]);
+    const shown = matching(told, wanted, ({ event, sentence, details }) => [
+      event.kind,
+      spaced(event.kind),
+      event.subject,
+      sentence,
+      details,
+    ]);
     keyed(lines, shown, ({ event }) => event.id, eventLine);
     lines.hidden = shown.length === 0;
     none.hidden = shown.length > 0 || newest.length === 0;
@@ -92,13 +109,24 @@ function streamWords(state, paused, waiting) {
 }
 
 function eventLine({ event, tone, sentence, details }) {
-  const symbol = { good: "check", warning: "warning", bad: "cross", notice: "pairings", plain: "events" }[tone];
+  const symbol = {
+    good: "check",
+    warning: "warning",
+    bad: "cross",
+    notice: "pairings",
+    plain: "events",
+  }[tone];
   const element = h(
     "li",
     { class: "event", "data-tone": tone },
     h("time", { class: "event-time figures", datetime: event.at }, momentWords(event.at)),
     h("span", { class: "event-mark" }, icon(symbol)),
-    h("div", { class: "event-text" }, h("p", { class: "break" }, sentence), details && h("p", { class: "muted small break" }, details)),
+    h(
+      "div",
+      { class: "event-text" },
+      h("p", { class: "break" }, sentence),
+      details && h("p", { class: "muted small break" }, details),
+    ),
     h("span", { class: "event-kind muted small" }, spaced(event.kind)),
   );
   return { element, update: () => {} };

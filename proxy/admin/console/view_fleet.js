@@ -7,7 +7,17 @@ import { askToDrain, askToUndrain, agentOf, deadlineWords, drainsOf } from "./dr
 import { SERIOUS, regionsOf } from "./geography.js";
 import { RegionMap } from "./map.js";
 import { matching, sorted } from "./order.js";
-import { bar, button, emptyState, filterField, frame, notAll, refusal, skeleton, stateBadge } from "./parts.js";
+import {
+  bar,
+  button,
+  emptyState,
+  filterField,
+  frame,
+  notAll,
+  refusal,
+  skeleton,
+  stateBadge,
+} from "./parts.js";
 import { Poll } from "./poll.js";
 import { OPERATORS, may } from "./scopes.js";
 import { Table, text } from "./table.js";
@@ -21,7 +31,11 @@ export function fleetView({ who, health, edge }) {
     health,
     EVERY_MS,
     async () => {
-      const [backends, drains, sessions] = await Promise.all([list("/backends"), list("/drains"), list("/sessions")]);
+      const [backends, drains, sessions] = await Promise.all([
+        list("/backends"),
+        list("/drains"),
+        list("/sessions"),
+      ]);
       return { backends, drains: drains.items, sessions: sessions.items };
     },
     (data) => view.take(data),
@@ -56,7 +70,11 @@ class Fleet {
     this.cleared = button("All regions", () => this.#pick(null), { symbol: "cross", hidden: true });
     this.table = new Table({
       caption: "Backends",
-      columns: columns(may(who, OPERATORS), (backend) => this.#drain(backend), (backend) => this.#drainsOf(backend)),
+      columns: columns(
+        may(who, OPERATORS),
+        (backend) => this.#drain(backend),
+        (backend) => this.#drainsOf(backend),
+      ),
       keyOf: ({ id }) => id,
       nameOf: ({ id }) => id,
       sortBy: "state",
@@ -69,7 +87,12 @@ class Fleet {
     this.content = [
       this.summary.element,
       this.map.element,
-      h("div", { class: "section-head" }, h("h2", {}, "Backends"), h("div", { class: "tools" }, this.cleared, filter)),
+      h(
+        "div",
+        { class: "section-head" },
+        h("h2", {}, "Backends"),
+        h("div", { class: "tools" }, this.cleared, filter),
+      ),
       this.table.element,
       this.none,
       this.more,
@@ -93,9 +116,18 @@ class Fleet {
     const { items, more } = this.#data.backends;
     const known = this.edge.now;
     this.summary.update(items, known);
-    this.map.update(regionsOf(items, known?.regions ?? []), known?.edge_region ?? null, this.#region);
-    const there = this.#region === null ? items : items.filter(({ region }) => region === this.#region);
-    const shown = matching(sorted(there, ({ id }) => id), this.#wanted, (one) => [one.id, one.kind, one.region, stateWord(one.state), ...one.apps]);
+    this.map.update(
+      regionsOf(items, known?.regions ?? []),
+      known?.edge_region ?? null,
+      this.#region,
+    );
+    const there =
+      this.#region === null ? items : items.filter(({ region }) => region === this.#region);
+    const shown = matching(
+      sorted(there, ({ id }) => id),
+      this.#wanted,
+      (one) => [one.id, one.kind, one.region, stateWord(one.state), ...one.apps],
+    );
     this.table.update(shown);
     this.none.hidden = shown.length > 0;
     this.cleared.hidden = this.#region === null;
@@ -114,7 +146,9 @@ class Fleet {
   #drain(backend) {
     const drains = this.#drainsOf(backend);
     if (drains.length > 0) return askToUndrain(backend, drains, this.refresh);
-    const siblings = this.#data.backends.items.filter((other) => agentOf(other) === agentOf(backend));
+    const siblings = this.#data.backends.items.filter(
+      (other) => agentOf(other) === agentOf(backend),
+    );
     return askToDrain(backend, siblings, this.refresh);
   }
 
@@ -122,7 +156,11 @@ class Fleet {
     const { element, update } = backendDetail();
     return {
       element,
-      update: (backend) => update({ backend, sessions: this.#data.sessions.filter((session) => session.backend === backend.id) }),
+      update: (backend) =>
+        update({
+          backend,
+          sessions: this.#data.sessions.filter((session) => session.backend === backend.id),
+        }),
     };
   }
 }
@@ -132,7 +170,7 @@ function nothingYet() {
     "fleet",
     "No backends yet",
     "Make a token for an agent with ",
-    h("code", {}, "moonhost token create NAME --agent"),
+    h("code", {}, "moonhost token agent NAME"),
     " or on the page Tokens, and start ",
     h("code", {}, "moonhost agent"),
     " beside your host. It appears here within seconds.",
@@ -144,8 +182,17 @@ function summaryLine() {
     const value = h("dd");
     return { value, element: h("div", {}, h("dt", {}, label), value) };
   };
-  const parts = { sessions: figure("Sessions"), healthy: figure("Healthy backends"), agents: figure("Agents"), clients: figure("Paired clients") };
-  const element = h("dl", { class: "summary" }, Object.values(parts).map((part) => part.element));
+  const parts = {
+    sessions: figure("Sessions"),
+    healthy: figure("Healthy backends"),
+    agents: figure("Agents"),
+    clients: figure("Paired clients"),
+  };
+  const element = h(
+    "dl",
+    { class: "summary" },
+    Object.values(parts).map((part) => part.element),
+  );
   return {
     element,
     update(backends, edge) {
@@ -162,13 +209,48 @@ function summaryLine() {
 function columns(operator, drain, drains) {
   const found = [
     { id: "id", label: "Backend", value: ({ id }) => id, make: nameCell },
-    { id: "state", label: "State", value: ({ state }) => SERIOUS.indexOf(state), make: (cell) => stateCell(cell, drains) },
-    { id: "sessions", label: "Sessions", numeric: true, value: (one) => one.sessions / (one.max_sessions || 1), make: sessionsCell },
-    { id: "gpu", label: "GPU memory", numeric: true, value: (one) => one.gpu_memory_percent, make: gpuCell },
-    text("cpu", "CPU", (one) => one.machine?.cpu_percent ?? null, (one) => percent(one.machine?.cpu_percent ?? null), { numeric: true }),
-    text("rtt", "Tunnel RTT", (one) => one.rtt_ms, (one) => milliseconds(one.rtt_ms), { numeric: true }),
+    {
+      id: "state",
+      label: "State",
+      value: ({ state }) => SERIOUS.indexOf(state),
+      make: (cell) => stateCell(cell, drains),
+    },
+    {
+      id: "sessions",
+      label: "Sessions",
+      numeric: true,
+      value: (one) => one.sessions / (one.max_sessions || 1),
+      make: sessionsCell,
+    },
+    {
+      id: "gpu",
+      label: "GPU memory",
+      numeric: true,
+      value: (one) => one.gpu_memory_percent,
+      make: gpuCell,
+    },
+    text(
+      "cpu",
+      "CPU",
+      (one) => one.machine?.cpu_percent ?? null,
+      (one) => percent(one.machine?.cpu_percent ?? null),
+      { numeric: true },
+    ),
+    text(
+      "rtt",
+      "Tunnel RTT",
+      (one) => one.rtt_ms,
+      (one) => milliseconds(one.rtt_ms),
+      { numeric: true },
+    ),
   ];
-  if (operator) found.push({ id: "actions", label: "Actions", hidden: true, make: (cell) => drainCell(cell, drain, drains) });
+  if (operator)
+    found.push({
+      id: "actions",
+      label: "Actions",
+      hidden: true,
+      make: (cell) => drainCell(cell, drain, drains),
+    });
   return found;
 }
 
@@ -190,7 +272,8 @@ function stateCell(cell, drains) {
     badge.update(backend.state);
     const reasons = [
       backend.trouble && troubleWord(backend.trouble),
-      backend.draining && (backend.state === "draining" ? deadlineWords(drains(backend)) : "draining"),
+      backend.draining &&
+        (backend.state === "draining" ? deadlineWords(drains(backend)) : "draining"),
     ];
     setText(why, reasons.filter(Boolean).join("; "));
   };

@@ -21,9 +21,24 @@ export function loginView(message, entered) {
   let wait = null;
   const form = h(
     "form",
-    { class: "login-form", method: "post", action: "/api/v1/login", novalidate: true, submit: submitted },
+    {
+      class: "login-form",
+      method: "post",
+      action: "/api/v1/login",
+      novalidate: true,
+      submit: submitted,
+    },
     // Password managers want to know whose password that is.
-    h("input", { class: "visually-hidden", type: "text", name: "username", value: "moonhost console", autocomplete: "username", tabindex: "-1", "aria-hidden": "true", readonly: true }),
+    h("input", {
+      class: "visually-hidden",
+      type: "text",
+      name: "username",
+      value: "moonhost console",
+      autocomplete: "username",
+      tabindex: "-1",
+      "aria-hidden": "true",
+      readonly: true,
+    }),
     token.element,
     error.element,
     yes,
@@ -35,7 +50,12 @@ export function loginView(message, entered) {
       "div",
       { class: "card login-card" },
       h("div", { class: "brand" }, icon("dark"), h("span", {}, "moonhost")),
-      h("div", {}, h("h1", { tabindex: "-1" }, "Log in to this edge"), h("p", { class: "muted break" }, location.host)),
+      h(
+        "div",
+        {},
+        h("h1", { tabindex: "-1" }, "Log in to this edge"),
+        h("p", { class: "muted break" }, location.host),
+      ),
       message && h("p", { class: "notice", role: "status" }, message),
       form,
       h(
@@ -91,7 +111,12 @@ export function loginView(message, entered) {
     }
   }
 
-  return { element, title: "Log in", focus: () => token.input.focus(), close: () => clearInterval(wait) };
+  return {
+    element,
+    title: "Log in",
+    focus: () => token.input.focus(),
+    close: () => clearInterval(wait),
+  };
 }
 
 function wordsFor(problem) {

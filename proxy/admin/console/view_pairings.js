@@ -21,13 +21,23 @@ export function pairingsView({ who, health, edge }) {
   const { element, body } = frame("Pairings");
   const users = h("datalist", { id: freshId("users") });
   const cards = h("ul", { class: "pairing-list" });
-  const idle = emptyState("pairings", "No device waits", "Add this edge in Moonlight on the device. It shows a PIN, and appears here.");
+  const idle = emptyState(
+    "pairings",
+    "No device waits",
+    "Add this edge in Moonlight on the device. It shows a PIN, and appears here.",
+  );
   body.append(skeleton(2));
   const kept = new Map();
   let waiting = [];
   let loaded = false;
 
-  const context = { mayPair: may(who, PAIRERS), users: users.id, edge, changed: () => poll.now(), drop };
+  const context = {
+    mayPair: may(who, PAIRERS),
+    users: users.id,
+    edge,
+    changed: () => poll.now(),
+    drop,
+  };
   const poll = new Poll(
     health,
     EVERY_MS,
@@ -49,12 +59,18 @@ export function pairingsView({ who, health, edge }) {
     const asking = new Set(waiting.filter(({ id }) => !kept.has(id)).map(({ address }) => address));
     for (const [id, card] of kept) {
       if (present.has(id) || card.busy) continue;
-      if (card.finished ? asking.has(card.pairing.address) && !card.paired : !card.goneWhileUsed()) kept.delete(id);
+      if (card.finished ? asking.has(card.pairing.address) && !card.paired : !card.goneWhileUsed())
+        kept.delete(id);
     }
     for (const pairing of waiting) {
       if (!kept.has(pairing.id)) kept.set(pairing.id, pairingCard(pairing, context));
     }
-    keyed(cards, [...kept.values()], (card) => card.pairing.id, (card) => card);
+    keyed(
+      cards,
+      [...kept.values()],
+      (card) => card.pairing.id,
+      (card) => card,
+    );
     idle.hidden = kept.size > 0;
   }
 
@@ -79,7 +95,10 @@ async function offerUsers(datalist) {
   try {
     const { items } = await list("/clients");
     const users = new Set(items.map(({ user }) => user).filter(Boolean));
-    replace(datalist, [...users].sort().map((value) => h("option", { value })));
+    replace(
+      datalist,
+      [...users].sort().map((value) => h("option", { value })),
+    );
   } catch {
     // Names can be typed as well.
   }
@@ -106,7 +125,16 @@ function pairingCard(pairing, context) {
     slot,
     result,
   );
-  const card = { pairing, element, busy: false, finished: false, paired: false, update, tick, goneWhileUsed };
+  const card = {
+    pairing,
+    element,
+    busy: false,
+    finished: false,
+    paired: false,
+    update,
+    tick,
+    goneWhileUsed,
+  };
   if (context.mayPair) slot.append(pinForm(card, name, context, finish));
   else slot.append(h("p", { class: "hint" }, "Your token may see this device, but not pair it."));
 
@@ -120,12 +148,15 @@ function pairingCard(pairing, context) {
   }
 
   function finish(good, sentence) {
-    const used = element.contains(document.activeElement) || document.activeElement === document.body;
+    const used =
+      element.contains(document.activeElement) || document.activeElement === document.body;
     card.finished = true;
     card.paired = good;
     element.dataset.outcome = good ? "good" : "bad";
     slot.remove();
-    const close = button("Done", () => context.drop(pairing.id), { "aria-label": `Done with ${name}` });
+    const close = button("Done", () => context.drop(pairing.id), {
+      "aria-label": `Done with ${name}`,
+    });
     result.replaceChildren(icon(good ? "check" : "warning"), h("p", {}, sentence), close);
     if (used) close.focus();
   }
@@ -166,10 +197,21 @@ function pinForm(card, name, context, finish) {
     },
     "As the device shows it",
   );
-  const user = field("Whose device?", { name: "user", autocomplete: "off", spellcheck: "false", maxlength: 64, list: context.users }, "Optional");
+  const user = field(
+    "Whose device?",
+    { name: "user", autocomplete: "off", spellcheck: "false", maxlength: 64, list: context.users },
+    "Optional",
+  );
   const error = errorLine();
-  const yes = button("Pair", null, { kind: "primary", type: "submit", "aria-label": `Pair ${name}` });
-  const no = button("Refuse", () => askToRefuse(card, name, context), { kind: "quiet-danger", "aria-label": `Refuse ${name}` });
+  const yes = button("Pair", null, {
+    kind: "primary",
+    type: "submit",
+    "aria-label": `Pair ${name}`,
+  });
+  const no = button("Refuse", () => askToRefuse(card, name, context), {
+    kind: "quiet-danger",
+    "aria-label": `Refuse ${name}`,
+  });
 
   async function submitted(event) {
     event.preventDefault();
@@ -221,7 +263,11 @@ function isOver(problem) {
 function askToRefuse(card, name, context) {
   return confirmed({
     title: `Refuse ${name}?`,
-    body: h("p", {}, `${card.pairing.address} is told that the pairing was refused. It may ask again.`),
+    body: h(
+      "p",
+      {},
+      `${card.pairing.address} is told that the pairing was refused. It may ask again.`,
+    ),
     confirm: "Refuse",
     danger: true,
     action: () => ask("DELETE", path(card)),

@@ -4,7 +4,18 @@ import { ask, list } from "./api.js";
 import { confirmed } from "./dialog.js";
 import { h, keyed, replace, setText } from "./dom.js";
 import { matching } from "./order.js";
-import { agoTime, button, emptyState, filterField, frame, notAll, refusal, skeleton, stateBadge, toast } from "./parts.js";
+import {
+  agoTime,
+  button,
+  emptyState,
+  filterField,
+  frame,
+  notAll,
+  refusal,
+  skeleton,
+  stateBadge,
+  toast,
+} from "./parts.js";
 import { Poll } from "./poll.js";
 import { OPERATORS, may } from "./scopes.js";
 import { sparkline } from "./sparkline.js";
@@ -24,7 +35,13 @@ const FIGURES = [
     least: 40,
     alarm: 100,
   },
-  { title: "Loss", series: [{ name: "loss" }], words: (value) => percent(value, 1), least: 2, alarm: 5 },
+  {
+    title: "Loss",
+    series: [{ name: "loss" }],
+    words: (value) => percent(value, 1),
+    least: 2,
+    alarm: 5,
+  },
   { title: "Backlog", series: [{ name: "backlog" }], words: milliseconds, least: 50, alarm: 50 },
 ];
 
@@ -58,8 +75,21 @@ export function sessionsView({ who, health, history }) {
 
   function show() {
     if (data === null || data.items.length === 0) return;
-    const shown = matching(data.items, wanted, (one) => [one.app, clientOf(one), one.client_address, one.backend, one.region, one.codec, one.id]);
-    keyed(cards, shown, ({ id }) => id, () => sessionCard(may(who, OPERATORS), history, () => poll.now()));
+    const shown = matching(data.items, wanted, (one) => [
+      one.app,
+      clientOf(one),
+      one.client_address,
+      one.backend,
+      one.region,
+      one.codec,
+      one.id,
+    ]);
+    keyed(
+      cards,
+      shown,
+      ({ id }) => id,
+      () => sessionCard(may(who, OPERATORS), history, () => poll.now()),
+    );
     none.hidden = shown.length > 0;
     replace(more, data.more && notAll(data.items.length));
   }
@@ -68,7 +98,11 @@ export function sessionsView({ who, health, history }) {
 }
 
 function nobody() {
-  return emptyState("sessions", "Nobody plays", "Sessions appear here as soon as somebody launches an app.");
+  return emptyState(
+    "sessions",
+    "Nobody plays",
+    "Sessions appear here as soon as somebody launches an app.",
+  );
 }
 
 function sessionCard(operator, history, refresh) {
@@ -81,7 +115,9 @@ function sessionCard(operator, history, refresh) {
   const since = agoTime((words) => `for ${words}`);
   const figures = FIGURES.map(sparkline);
   let current = null;
-  const end = operator ? button("End", () => askToEnd(current, refresh), { kind: "quiet-danger" }) : null;
+  const end = operator
+    ? button("End", () => askToEnd(current, refresh), { kind: "quiet-danger" })
+    : null;
   const element = h(
     "li",
     { class: "card session" },
@@ -94,7 +130,11 @@ function sessionCard(operator, history, refresh) {
       where,
       address,
     ),
-    h("div", { class: "figure-row" }, figures.map((figure) => figure.element)),
+    h(
+      "div",
+      { class: "figure-row" },
+      figures.map((figure) => figure.element),
+    ),
     h("div", { class: "session-side" }, h("span", { class: "muted small" }, since.element), end),
   );
 
@@ -103,7 +143,12 @@ function sessionCard(operator, history, refresh) {
     setText(app, session.app);
     badge.update(session.state);
     setText(client, clientOf(session));
-    setText(facts, [mode(session.mode), session.codec, session.video_encrypted_by !== "nobody" && "encrypted"].filter(Boolean).join(" · "));
+    setText(
+      facts,
+      [mode(session.mode), session.codec, session.video_encrypted_by !== "nobody" && "encrypted"]
+        .filter(Boolean)
+        .join(" · "),
+    );
     setText(where, [session.backend, session.region].filter(Boolean).join(" · "));
     setText(address, session.client_address);
     since.update(session.started_at);

@@ -45,7 +45,10 @@ export function capital(text) {
 }
 
 function rounded(value, digits) {
-  return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  return value.toLocaleString("en", {
+    minimumFractionDigits: digits,
+    maximumFractionDigits: digits,
+  });
 }
 
 export function percent(value, digits = 0) {
@@ -126,7 +129,8 @@ export function placeWords(place, nearest) {
 
 const PAIRINGS = {
   paired: "Paired. The device can play now.",
-  wrong_pin: "That was not the PIN on the device. Start the pairing again on the device: it shows a new PIN.",
+  wrong_pin:
+    "That was not the PIN on the device. Start the pairing again on the device: it shows a new PIN.",
   wrong_signature: "The device could not prove who it is. Start the pairing again on the device.",
   broken_off: "The device broke off. Start the pairing again on the device.",
 };
