@@ -230,19 +230,38 @@ def test_what_a_token_may_not_see_is_said_in_a_sentence(page: Page, edge: FakeEd
     expect(page.get_by_text("A token with the scope read is needed.")).to_be_visible()
 
 
+SET_HIDDEN = """(hidden) => {
+  Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
 def test_nothing_is_asked_while_nobody_looks(page: Page, edge: FakeEdge) -> None:
     page.clock.install()
     log_in(page)
     expect(row(page, "rack-07/wolf")).to_be_visible()
-    set_hidden = """(hidden) => {
-      Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
-      document.dispatchEvent(new Event("visibilitychange"));
-    }"""
-    page.evaluate(set_hidden, True)
+    page.evaluate(SET_HIDDEN, True)
     page.wait_for_load_state("networkidle")
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.clock.run_for(60_000)
     assert asked == []
     with page.expect_request("**/api/v1/backends*"):
-        page.evaluate(set_hidden, False)
+        page.evaluate(SET_HIDDEN, False)
+
+
+def test_an_answer_that_comes_while_nobody_looks_is_the_last(page: Page, edge: FakeEdge) -> None:
+    held: list[Route] = []
+    page.route("**/api/v1/backends*", holding(held))
+    page.clock.install()
+    log_in(page)
+    expect(page.locator(".skeleton")).to_be_visible()
+    page.evaluate(SET_HIDDEN, True)
+    for route in held:
+        route.continue_()
+    page.unroute("**/api/v1/backends*")
+    expect(row(page, "rack-07/wolf")).to_be_visible()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.clock.run_for(60_000)
+    assert asked == []
