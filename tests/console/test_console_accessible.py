@@ -93,14 +93,17 @@ def test_one_key_leads_past_the_navigation_and_the_focus_can_be_seen(
     page: Page, edge: FakeEdge
 ) -> None:
     log_in(page)
+    open_page(page, "Sessions")
     page.reload()
-    expect(page.get_by_role("heading", level=1, name="Fleet")).to_be_visible()
+    expect(page.get_by_role("button", name="End Desktop of Anna's phone")).to_be_visible()
     page.keyboard.press("Tab")
     skip = page.get_by_role("link", name="Skip to the content")
     expect(skip).to_be_focused()
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.closest('main') !== null")
+    expect(page.get_by_label("Filter sessions")).to_be_focused()
+    open_page(page, "Fleet")
+    expect(page.get_by_role("button", name="Details of rack-07/wolf")).to_be_visible()
     assert wrong(page, "focus") == []
 
 

@@ -117,7 +117,7 @@ async function begin(failures = 0) {
       root,
       h(
         "main",
-        { id: "main", class: "login" },
+        { id: "main", class: "login", tabindex: "-1" },
         emptyState(
           "warning",
           "The edge cannot be asked",
@@ -132,5 +132,10 @@ async function begin(failures = 0) {
 whenLoggedOut(() =>
   leave(inside === null ? "" : "Your login has ended. Log in again to go on where you were."),
 );
+// As a link alone it would change the address, which names the page.
+document.querySelector(".skip-link").addEventListener("click", (event) => {
+  event.preventDefault();
+  document.getElementById("main").focus();
+});
 window.addEventListener("hashchange", () => inside?.show());
 begin();

@@ -45,7 +45,7 @@ export function loginView(message, entered) {
   );
   const element = h(
     "main",
-    { class: "login", id: "main" },
+    { class: "login", id: "main", tabindex: "-1" },
     h(
       "div",
       { class: "card login-card" },
