@@ -292,8 +292,7 @@ def moving(held: dict[str, Any]) -> dict[str, Any]:
     """Return a session with counters as of now: deterministic, but for the moment they are read."""
     now = time.monotonic()
     phase = now / 9 + len(held["id"]) + ord(held["id"][-1])
-    rate = held.pop("_rate", None) or held["rate"]
-    held["rate"] = rate
+    rate = held["rate"]
     wave = 1 + 0.25 * math.sin(phase)
     whole = rate / 8 * (now + 2 * math.cos(phase))
     flows = {
