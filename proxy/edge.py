@@ -26,6 +26,7 @@ from moonlight.tls import server_context
 from moonlight.video_encryption import VideoSealer
 from moonlight.wake import format_mac, own_mac
 from proxy import state_dir
+from proxy.admin import console_files
 from proxy.admin import port as admin_port
 from proxy.admin.api import AdminApi
 from proxy.admin.authority import Authority
@@ -386,7 +387,11 @@ class _Edge:
             prober=self._prober,
         )
         await self._authority.keys.load()
-        api = AdminApi(self._authority.gate, [*endpoints, *self._authority.endpoints()])
+        api = AdminApi(
+            self._authority.gate,
+            [*endpoints, *self._authority.endpoints()],
+            console_files.routes(),
+        )
         await self._nursery.start(
             admin_port.serve, api.application(), self._config, self._certificates
         )
