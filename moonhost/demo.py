@@ -115,10 +115,10 @@ async def run_demo(options: DemoOptions) -> bool:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(cancel_on_signal, nursery.cancel_scope)
                 demo = Demo(Path(folder), options, Processes(Path(folder), nursery))
-                await demo.run(result)
+                config = await demo.run(result)
                 told = demo.tell(result)
                 if not options.check:
-                    await demo.stay_up()
+                    await demo.stay_up(config)
                 nursery.cancel_scope.cancel()
     finally:
         if options.as_json and not told:
@@ -133,23 +133,25 @@ class Demo:
         self._folder = folder
         self._options = options
         self._deployment = LocalDeployment(folder, processes, self.say)
-        self._http_port = standard_http_port
 
     def say(self, text: str) -> None:
         """Show progress; it does not mix with JSON on standard output."""
         print(text, file=sys.stderr if self._options.as_json else sys.stdout, flush=True)
 
-    async def run(self, result: CheckResult) -> None:
-        """Start everything and let the client play; `result` holds what was reached."""
+    async def run(self, result: CheckResult) -> ProxyConfig:
+        """Start everything and let the client play; `result` holds what was reached.
+
+        Returns the edge's configuration.
+        """
         for package, extra in (("av", "simulator"), ("moonlight_python", "client")):
             await self._deployment.require(package, extra)
         config = await self._deployment.start_edge(self._options.listen, _geography())
-        self._http_port = config.listen.http_port
         for host in _hosts:
             await self._deployment.start_host(config, host)
         await self._deployment.wait_for_backends(config)
         self.say(f"All {len(_hosts)} agents have dialled home.")
         await self._play(config, result)
+        return config
 
     async def _play(self, config: ProxyConfig, result: CheckResult) -> None:
         """Let the real client pair, list, launch and play."""
@@ -222,15 +224,20 @@ class Demo:
             self.say("That is not as it should be.")
         return True
 
-    async def stay_up(self) -> None:
-        """Wait until cancelled, while one's own Moonlight may be used."""
-        listen, port = self._options.listen, self._http_port
+    async def stay_up(self, edge: ProxyConfig) -> None:
+        """Wait until cancelled, while one's own Moonlight and the console may be used."""
+        listen, port = self._options.listen, edge.listen.http_port
         config = self._deployment.edge_config_path
+        wish = {"kind": "api", "name": "demo", "scopes": ["admin"]}
+        async with AdminClient.of(edge) as admin:
+            token = (await admin.post("/api/v1/tokens", wish))["token"]
         host = f"[{listen}]" if ":" in listen else listen
         where = listen if port == standard_http_port else f"{host}:{port}"
         self.say(
             f"\nThe demo stays up. Point your own Moonlight at {where}; it shows a PIN. Then:\n"
             f"  {own_command()} pair PIN --config {config}\n"
+            f"Or in the console, http://127.0.0.1:{edge.admin.port}/, with this token:\n"
+            f"  {token}\n"
             "Players in 127.11.0.0/16, 127.12.0.0/16 and 127.13.0.0/16 have a region each. Where "
             f"one of them would play, and why, tells\n  {own_command()} backends explain "
             f"--client-ip 127.12.0.1 --app {app_title!r} --config {config}\n"
