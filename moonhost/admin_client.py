@@ -18,8 +18,6 @@ from proxy import state_dir
 from proxy.config import ProxyConfig
 from settings import read_secret
 
-__all__ = ["AdminClient", "AdminError"]
-
 request_timeout_s: Final = 45.0
 """Longer than a stream of events is ever silent."""
 items_per_page: Final = 500

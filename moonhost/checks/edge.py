@@ -13,7 +13,7 @@ import trio
 
 from backends.errors import StoreError
 from backends.geoip import GeoDatabase
-from moonhost.admin_client import AdminClient, AdminError
+from moonhost.admin_client import AdminClient
 from moonhost.checks import machine
 from moonhost.checks.certificates import (
     UnusableCertificate,
@@ -51,6 +51,7 @@ from moonhost.checks.judging_names import NameFacts, judge_name
 from moonhost.checks.judging_ports import judge_ports
 from moonhost.checks.machine import WantedPort
 from moonhost.checks.running import Check, run_checks
+from moonhost.errors import AdminError
 from proxy import state_dir
 from proxy.config import ProxyConfig
 from proxy.listening import addresses_here

@@ -4,35 +4,24 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
-from starlette.requests import Request
 
 from moonhost import admin_client
-from moonhost.admin_client import AdminClient, AdminError
+from moonhost.admin_client import AdminClient
+from moonhost.errors import AdminError
 from proxy.admin.api import AdminApi
 from proxy.admin.event_stream import EventsApi
-from proxy.admin.gate import Caller
-from proxy.admin.scopes import Scope
 from proxy.events import EventKind, Events
-from tests.proxy.served_admin import served
-
-
-class Gate:
-    """Admits everybody; streams end a moment later."""
-
-    async def admit(self, request: Request, scopes: frozenset[Scope]) -> Caller:
-        return Caller("anna", scopes, datetime.now(UTC) + timedelta(seconds=0.5))
-
-    async def stands(self, caller: Caller) -> bool:
-        return True
+from tests.proxy.served_admin import FakeGate, served
 
 
 @asynccontextmanager
-async def asking(events: Events, max_open: int = 1) -> AsyncIterator[AdminClient]:
-    gate = Gate()
+async def asking(
+    events: Events, max_open: int = 1, gate: FakeGate | None = None
+) -> AsyncIterator[AdminClient]:
+    gate = gate or FakeGate()
     api = AdminApi(gate, EventsApi(events, gate.stands, max_open).endpoints())
     async with (
         served(api.application()) as url,
@@ -64,8 +53,14 @@ async def test_a_list_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_events_are_followed_until_the_edge_ends_it() -> None:
-    async with asking(happened(3)) as edge, aclosing(edge.events(1)) as events:
-        assert [event["id"] async for event in events] == [2, 3]
+    events, gate, seen = happened(3), FakeGate(), []
+    async with asking(events, gate=gate) as edge, aclosing(edge.events(1)) as coming:
+        async for event in coming:
+            seen.append(event["id"])
+            if event["id"] == 3:
+                gate.revoked = True
+                events.keep(EventKind.DRAIN_BEGAN, "a/4")
+    assert seen == [2, 3]
 
 
 async def test_a_refusal_is_told_in_the_edges_words() -> None:

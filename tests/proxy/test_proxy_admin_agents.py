@@ -9,29 +9,18 @@ import httpx
 import pytest
 import trio
 from proxy_fakes import BACKEND, FakeStore, FakeTunnel, new_fleet, serving
-from starlette.requests import Request
+from served_admin import FakeGate
 
 from moonlight.flows import Flow
 from proxy.admin.agents import AgentsApi
 from proxy.admin.api import AdminApi
-from proxy.admin.gate import Caller
-from proxy.admin.scopes import OPERATORS, READERS, Scope
+from proxy.admin.scopes import OPERATORS, READERS
 from proxy.fleet import Fleet
 from proxy.prober import Prober
 from revdial.errors import RequestFailed
 
 PORTS = {Flow.VIDEO: 47998, Flow.AUDIO: 48000, Flow.CONTROL: 47999}
 PROBE = "/api/v1/agents/agent-1/probe"
-
-
-class OpenGate:
-    """Admits everybody."""
-
-    async def admit(self, request: Request, scopes: frozenset[Scope]) -> Caller:
-        return Caller("anna", scopes)
-
-    async def stands(self, caller: Caller) -> bool:
-        return True
 
 
 class Agents:
@@ -42,7 +31,7 @@ class Agents:
         store.tokens[b"hash"] = "garage"
         self.prober = Prober(PORTS)
         self.api = AgentsApi(store, fleet, self.prober)
-        self._application = AdminApi(OpenGate(), self.api.endpoints()).application()
+        self._application = AdminApi(FakeGate(), self.api.endpoints()).application()
 
     async def ask(self, method: str, path: str) -> httpx.Response:
         transport = httpx.ASGITransport(self._application)

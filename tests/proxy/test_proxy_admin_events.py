@@ -14,34 +14,18 @@ import httpx
 import pytest
 import trio
 import trio.testing
-from served_admin import served
-from starlette.requests import Request
+from served_admin import FakeGate, served
 
 from proxy.admin import event_stream
 from proxy.admin.api import AdminApi
 from proxy.admin.event_stream import EventsApi
 from proxy.admin.gate import Caller
-from proxy.admin.scopes import Scope
 from proxy.events import EventKind, Events
 from tests.waiting import until
 
 STREAM = "/api/v1/events/stream"
 patience_s = 10.0
 ANNA = Caller("anna", frozenset())
-
-
-class OpenGate:
-    """Admits everybody, until a time."""
-
-    def __init__(self, expires_at: datetime | None = None) -> None:
-        self.expires_at = expires_at
-        self.revoked = False
-
-    async def admit(self, request: Request, scopes: frozenset[Scope]) -> Caller:
-        return Caller("anna", frozenset({Scope.READ}), self.expires_at)
-
-    async def stands(self, caller: Caller) -> bool:
-        return not self.revoked
 
 
 @dataclass
@@ -131,13 +115,12 @@ class Server:
 
 @asynccontextmanager
 async def serving(
-    gate: OpenGate | None = None,
     max_open: int = 2,
     max_kept: int = 100,
     patience_s: float = 10.0,
 ) -> AsyncIterator[Server]:
     events = Events(max_kept, first_id=1)
-    gate = gate or OpenGate()
+    gate = FakeGate()
     api = EventsApi(events, gate.stands, max_open)
     application = AdminApi(gate, api.endpoints()).application()
     async with served(application, patience_s) as url, httpx.AsyncClient(trust_env=False) as client:
@@ -260,12 +243,12 @@ BEGINNING = (0, ": events follow\n\n")
 async def test_silence_is_broken_by_comments(autojump_clock: trio.testing.MockClock) -> None:
     sent = Sent()
     with trio.move_on_after(40):
-        await EventsApi(Events(first_id=1), OpenGate().stands).send(0, ANNA, sent.send)
+        await EventsApi(Events(first_id=1), FakeGate().stands).send(0, ANNA, sent.send)
     assert sent.texts == [BEGINNING, (15, ": still here\n\n"), (30, ": still here\n\n")]
 
 
 async def test_nothing_is_told_to_a_reader_whose_token_was_revoked(nursery: trio.Nursery) -> None:
-    gate, events, sent = OpenGate(), Events(first_id=1), Sent()
+    gate, events, sent = FakeGate(), Events(first_id=1), Sent()
     nursery.start_soon(EventsApi(events, gate.stands).send, 0, ANNA, sent.send)
     await trio.testing.wait_all_tasks_blocked()
     gate.revoked = True
@@ -280,7 +263,7 @@ async def test_a_stream_ends_when_the_callers_authorisation_does(
     sent = Sent()
     reader = Caller("anna", frozenset(), datetime.now(UTC) + timedelta(seconds=20))
     began_at = trio.current_time()
-    await EventsApi(Events(first_id=1), OpenGate().stands).send(0, reader, sent.send)
+    await EventsApi(Events(first_id=1), FakeGate().stands).send(0, reader, sent.send)
     assert trio.current_time() - began_at == pytest.approx(20, abs=1)
     assert (sent.texts, sent.ended) == ([BEGINNING, (15, ": still here\n\n")], True)
 
@@ -289,5 +272,5 @@ async def test_a_caller_whose_time_has_gone_by_gets_no_event() -> None:
     events, sent = Events(first_id=1), Sent()
     events.keep(EventKind.DRAIN_BEGAN, "a")
     reader = Caller("anna", frozenset(), datetime.now(UTC) - timedelta(seconds=1))
-    await EventsApi(events, OpenGate().stands).send(0, reader, sent.send)
+    await EventsApi(events, FakeGate().stands).send(0, reader, sent.send)
     assert (sent.texts, sent.ended) == ([BEGINNING], True)
