@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+import trio.testing
 from proxy_fakes import BACKEND, FakeStore, FakeTunnel, new_fleet, serving
 from served_admin import FakeGate
 
@@ -63,7 +64,9 @@ async def test_agents_that_are_there_and_those_that_hold_tokens_are_listed(
     assert (away["connected_at"], away["rtt_ms"], away["backends"]) == (None, None, [])
 
 
-async def test_what_an_agent_reaches_is_told_by_flow(fleet: Fleet, nursery: trio.Nursery) -> None:
+async def test_what_an_agent_reaches_is_told_by_flow(
+    fleet: Fleet, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
     agents = Agents(fleet)
 
     async def send(method: str, params: dict[str, Any]) -> dict[str, Any]:
