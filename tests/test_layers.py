@@ -66,6 +66,7 @@ PURE = [
             "backends/slots.py",
             "backends/store.py",
             "backends/telling_apart.py",
+            "backends/times.py",
             "backends/tokens.py",
             "revdial/backlog.py",
             "revdial/backoff.py",
@@ -143,7 +144,6 @@ PURE = [
             "proxy/admin/endpoints.py",
             "proxy/admin/openapi.py",
             "proxy/admin/paging.py",
-            "proxy/admin/scopes.py",
             "proxy/admin/values.py",
             "proxy/tallies.py",
         )
