@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import trio
 
@@ -66,7 +66,7 @@ spare_descriptors: Final = 256
 descriptors_a_session: Final = 8
 """Three flows with a UDP socket and a WebSocket each, and streams for RTSP and HTTPS."""
 max_probing_agents: Final = 2
-_any_ipv6: Final = "::"
+_T = TypeVar("_T")
 
 
 async def check_edge(config: ProxyConfig, command: str) -> list[Finding]:
@@ -164,6 +164,8 @@ class _Edge:
         config, webhook = self._config, self._config.wake.webhook
         for path in (
             config.agents.private_key,
+            config.admin.private_key,
+            config.admin.token_file,
             config.store.redis_password_file,
             None if webhook is None else webhook.secret_file,
         ):
@@ -382,5 +384,5 @@ def _store_remedy(reason: str) -> str:
     }.get(reason, "Set [store] right, or start what it names.")
 
 
-async def _in_thread(function: Any) -> Any:
+async def _in_thread(function: Callable[[], _T]) -> _T:
     return await trio.to_thread.run_sync(function, abandon_on_cancel=True)
