@@ -127,6 +127,7 @@ PURE = [
             "simulator/ownership.py",
             "moonhost/load_report.py",
             "moonhost/log_flood.py",
+            "moonhost/words.py",
             "moonhost/checks/certificates.py",
             "moonhost/checks/finding.py",
             "moonhost/checks/judging_agent.py",
