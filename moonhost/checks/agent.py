@@ -71,18 +71,14 @@ async def _edge(config: AgentConfig) -> list[Finding]:
         token = token_of(config.edge)
     except ConfigError as error:
         remedy = "Write the token that `moonhost token agent` printed there, as the agent's user."
-        return [problem("token", f"{config.edge.token_file}: {_told(error)}", remedy)]
+        return [problem("token", f"{config.edge.token_file}: {error.why}", remedy)]
     try:
         tls = tls_of(config.edge)
     except ConfigError as error:
-        seen = f"edge.ca_file {config.edge.ca_file} cannot be used: {_told(error)}"
+        seen = f"edge.ca_file {config.edge.ca_file} cannot be used: {error.why}"
         return [problem("edge", seen, "Copy the edge's state_dir/agents.pem there.")]
     found = judge_dial(await dial(config.edge.url, token, tls), config.agent.id)
     return [ok("token", f"it is read from {kept or 'the environment'}"), *found]
-
-
-def _told(error: ConfigError) -> str:
-    return "; ".join(mistake.message for mistake in error.problems)
 
 
 async def _host(host: HostConfig, config: AgentConfig) -> list[Finding]:
@@ -151,7 +147,7 @@ async def _api_fault(host: HostConfig, config: AgentConfig) -> str | None:
     except HostApiError as error:
         return str(error)
     except ConfigError as error:
-        return _told(error)
+        return error.why
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ from moonhost.admin_client import AdminClient
 from moonhost.errors import AdminError
 from proxy.admin.api import AdminApi
 from proxy.admin.event_stream import EventsApi
+from proxy.config import Admin, ProxyConfig
 from proxy.events import EventKind, Events
 from tests.proxy.served_admin import FakeGate, served
 
@@ -74,3 +76,13 @@ async def test_where_no_edge_is_one_is_told_what_to_start() -> None:
     async with AdminClient("127.0.0.1", 1, httpx.Auth()) as edge:
         with pytest.raises(AdminError, match="no edge answers at 127"):
             await edge.get_all("/api/v1/events")
+
+
+def test_a_token_file_that_everybody_can_read_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("of-the-one-who-operates")
+    file.chmod(0o644)
+    config = ProxyConfig(hostname="h", admin=Admin(token_file=file))
+    with pytest.raises(AdminError, match=r"admin\.token_file .*chmod 600") as caught:
+        AdminClient.of(config)
+    assert "of-the-one" not in str(caught.value)
