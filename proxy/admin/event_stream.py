@@ -128,17 +128,18 @@ class EventsApi:
     async def send(self, seen_id: int, reader: Caller, send: Send) -> None:
         """Send events until the reader's authorisation ends, or this is cancelled."""
         deadline = trio.current_time() + _seconds_until(reader.expires_at)
-        text = ": events follow\n\n"
-        while True:
-            await _write(send, text)
-            with trio.move_on_at(min(deadline, trio.current_time() + comment_interval_s)):
+        await _write(send, ": events follow\n\n")
+        while (left_s := deadline - trio.current_time()) > 0:
+            with trio.move_on_after(min(comment_interval_s, left_s)) as silence:
                 await self._events.wait_for_newer(seen_id)
-            # Asked last: whoever may not read any more is told nothing that happened meanwhile.
-            if trio.current_time() >= deadline or not await self._stands(reader):
+            if not await self._stands(reader):
                 break
+            if silence.cancelled_caught:
+                await _write(send, ": still here\n\n")
+                continue
             newer = self._events.since(seen_id)[:max_events_per_write]
-            seen_id = newer[-1].id if newer else seen_id
-            text = "".join(map(_written, newer)) or ": still here\n\n"
+            seen_id = newer[-1].id
+            await _write(send, "".join(map(_written, newer)))
         await send({"type": "http.response.body", "body": b""})
 
     def take_room(self) -> None:

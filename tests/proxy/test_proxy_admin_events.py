@@ -265,7 +265,8 @@ async def test_a_stream_ends_when_the_callers_authorisation_does(
     began_at = trio.current_time()
     await EventsApi(Events(first_id=1), FakeGate().stands).send(0, reader, sent.send)
     assert trio.current_time() - began_at == pytest.approx(20, abs=1)
-    assert (sent.texts, sent.ended) == ([BEGINNING, (15, ": still here\n\n")], True)
+    assert sent.texts == [BEGINNING, (15, ": still here\n\n"), (20, ": still here\n\n")]
+    assert sent.ended
 
 
 async def test_a_caller_whose_time_has_gone_by_gets_no_event() -> None:
