@@ -31,7 +31,7 @@ from moonhost.checks.judging_agent import (
 )
 from moonhost.checks.judging_machine import judge_buffers, judge_clock, judge_user
 from moonhost.checks.running import Check, run_checks
-from revdial.errors import printable
+from moonlight.errors import printable
 from revdial.udp import default_buffer_bytes
 from settings import ConfigError
 

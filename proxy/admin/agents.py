@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from math import ceil
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 import trio
 
 from backends.store import Store
+from moonlight.errors import printable
 from proxy.admin.endpoints import Asked, Endpoint, NoParameters
 from proxy.admin.paging import Page, PageQuery, page
 from proxy.admin.scopes import OPERATORS, READERS
@@ -17,7 +18,8 @@ from proxy.admin.values import ById, Time, milliseconds
 from proxy.errors import Refused
 from proxy.fleet import Fleet
 from proxy.prober import ProbeFailed, Prober
-from revdial.errors import printable
+
+max_hostname_characters: Final = 253
 
 
 class AgentItem(msgspec.Struct, frozen=True):
@@ -106,7 +108,7 @@ class AgentsApi:
             headers = {"Retry-After": str(ceil(error.retry_after_s))}
             raise Refused(429, error.reason, str(error), headers=headers) from error
         return ProbeResult(
-            printable(probed.sent_to),
+            printable(probed.sent_to, max_hostname_characters),
             {
                 str(flow): "reached" if flow in probed.reached else "not_reached"
                 for flow in self._prober.ports
