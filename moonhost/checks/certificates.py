@@ -97,7 +97,7 @@ def judge_shown(facts: CertificateFacts, shown: bytes | None) -> list[Finding]:
         problem(
             _check,
             "the running edge shows another one than its file holds",
-            "Reload the edge (`systemctl reload moonhost-edge`, or SIGHUP): it reads it then.",
+            "Run `systemctl reload moonhost-edge` (or send it SIGHUP), and it reads them again.",
         )
     ]
 

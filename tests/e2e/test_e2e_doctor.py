@@ -125,7 +125,7 @@ async def test_a_certificate_that_was_renewed_without_a_reload_is_a_problem(
         told = await doctor("--config", str(tmp_path / "edge.toml"))
     stale, file = told.of("certificate")
     assert (stale["mark"], file["mark"]) == ("problem", "ok")
-    assert "Reload the edge" in stale["remedy"]
+    assert "`systemctl reload moonhost-edge`" in stale["remedy"]
 
 
 async def test_an_edge_that_was_never_started_is_checked_as_far_as_that_goes(
