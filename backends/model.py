@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NewType
+from typing import Final, NewType
 
 from backends.apps import AppOffers
 from backends.errors import InvalidOffer
@@ -14,11 +14,14 @@ from backends.geography import Place
 BackendId = NewType("BackendId", str)
 """``<agent id>/<host name>``; neither part holds a slash, so no two pairs share an id."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+name_pattern: Final = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+name_rule: Final = "1 to 64 letters, digits, dots, dashes or underscores"
+"""`name_pattern` for people."""
+_NAME = re.compile(name_pattern)
 
 
 def is_valid_name(name: str) -> bool:
-    """Tell whether `name` can name an agent or a host: 1-64 letters, digits and ``._-``."""
+    """Tell whether `name` fits `name_pattern`, as those of agents, hosts, users and tokens do."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -26,9 +29,7 @@ def backend_id(agent_id: str, host: str) -> BackendId:
     """Name the backend that `agent_id` offers as `host`; `InvalidOffer` if either is no name."""
     for name, what in ((agent_id, "agent id"), (host, "host name")):
         if not is_valid_name(name):
-            raise InvalidOffer(
-                "bad_name", f"The {what} is not 1-64 letters, digits, dots or dashes."
-            )
+            raise InvalidOffer("bad_name", f"The {what} is not {name_rule}.")
     return BackendId(f"{agent_id}/{host}")
 
 

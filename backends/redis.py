@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -35,15 +35,13 @@ from backends.records import (
 from backends.redis_address import parse_redis_url
 from backends.redis_schema import migrate
 from backends.redis_server import RedisServer, Reply
+from backends.times import from_us, to_us
 from backends.vault import Vault
 
 default_prefix: Final = "moonhost:"
 proposed_app_ids: Final = 4
 max_name_attempts: Final = 5
 """To rename a client that others change at the same time."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-_MILLISECOND = timedelta(milliseconds=1)
 _T = TypeVar("_T")
 
 
@@ -56,7 +54,7 @@ class RedisStore:
         self._server = server
         self._vault = vault
         self._prefix = prefix
-        self._session_ttl_ms = session_ttl // _MILLISECOND
+        self._session_ttl_ms = session_ttl // timedelta(milliseconds=1)
 
     @classmethod
     @asynccontextmanager
@@ -102,7 +100,7 @@ class RedisStore:
 
     async def put_client(self, client: ClientRecord) -> None:
         """See `Store`."""
-        blob = _encode(layout.Client(client.name, client.certificate_der, _to_us(client.paired_at)))
+        blob = _encode(layout.Client(client.name, client.certificate_der, to_us(client.paired_at)))
         await self._server.run(
             scripts.put_client,
             self._keys("clients", "client_users"),
@@ -175,7 +173,7 @@ class RedisStore:
     async def put_pairing(self, pairing: PairingRecord) -> None:
         """See `Store`."""
         keys = self._keys("clients", f"pairings:{pairing.client_id}")
-        blob = _encode(layout.Pairing(pairing.host_certificate_der, _to_us(pairing.paired_at)))
+        blob = _encode(layout.Pairing(pairing.host_certificate_der, to_us(pairing.paired_at)))
         if not await self._changed(
             scripts.put_pairing, keys, pairing.client_id, pairing.backend_id, blob
         ):
@@ -216,8 +214,8 @@ class RedisStore:
             self._keys("clients", f"sticky:{sticky.client_id}"),
             sticky.client_id,
             sticky.backend_id,
-            _to_us(sticky.expires_at),
-            (sticky.expires_at - _EPOCH) // _MILLISECOND,
+            to_us(sticky.expires_at),
+            to_us(sticky.expires_at) // 1000,
         ):
             raise _no_client()
 
@@ -241,7 +239,7 @@ class RedisStore:
             scripts.add_session,
             self._keys(f"session:{session.id}", "sessions"),
             session.id,
-            _to_us(session.updated_at),
+            to_us(session.updated_at),
             self._session_blob(session),
             self._session_ttl_ms,
         ):
@@ -252,7 +250,7 @@ class RedisStore:
         return await self._changed(
             scripts.update_session,
             self._keys(f"session:{session.id}"),
-            _to_us(session.updated_at),
+            to_us(session.updated_at),
             self._session_blob(session),
             self._session_ttl_ms,
         )
@@ -275,7 +273,7 @@ class RedisStore:
         """See `Store`."""
         keys = self._keys("tokens", "token_times")
         await self._server.run(
-            scripts.put_agent_token, keys, token_hash, agent_id, _to_us(created_at)
+            scripts.put_agent_token, keys, token_hash, agent_id, to_us(created_at)
         )
 
     async def agent_for_token_hash(self, token_hash: bytes) -> str | None:
@@ -307,7 +305,7 @@ class RedisStore:
             scripts.add_api_token,
             self._keys("api_tokens", "api_token_names"),
             token.name,
-            _encode(layout.ApiToken(token.token_hash, token.scopes, _to_us(token.created_at))),
+            _encode(layout.ApiToken(token.token_hash, token.scopes, to_us(token.created_at))),
             token.token_hash,
         )
 
@@ -341,7 +339,7 @@ class RedisStore:
             scripts.add_signing_key,
             self._keys("signing_keys"),
             key.kid,
-            _encode(layout.SigningKey(sealed, _to_us(key.created_at))),
+            _encode(layout.SigningKey(sealed, to_us(key.created_at))),
             *known,
         )
 
@@ -363,8 +361,8 @@ class RedisStore:
             scripts.put_drain,
             self._keys("drains", "drain_deadlines"),
             target,
-            _to_us(since),
-            *_if_any(None if deadline is None else str(_to_us(deadline))),
+            to_us(since),
+            *_if_any(None if deadline is None else str(to_us(deadline))),
         )
 
     async def delete_drain(self, target: str) -> bool:
@@ -449,8 +447,8 @@ class RedisStore:
                 session.backend_id,
                 session.app_title,
                 session.state,
-                _to_us(session.started_at),
-                _to_us(session.updated_at),
+                to_us(session.started_at),
+                to_us(session.updated_at),
                 self._vault.seal(session.details, f"session:{session.id}"),
             )
         )
@@ -479,7 +477,7 @@ class RedisStore:
         return self._read("a number", int, value)
 
     def _time(self, microseconds: Reply) -> datetime:
-        return self._read("a time", _from_us, microseconds)
+        return self._read("a time", lambda value: from_us(int(value)), microseconds)
 
     def _read(self, what: str, read: Callable[[Any], _T], value: Reply) -> _T:
         try:
@@ -494,14 +492,6 @@ def _encode(record: Any) -> bytes:
 
 def _if_any(text: str | None) -> tuple[str, ...]:
     return () if text is None else (text,)
-
-
-def _to_us(time: datetime) -> int:
-    return (time - _EPOCH) // _MICROSECOND
-
-
-def _from_us(microseconds: int | bytes) -> datetime:
-    return _EPOCH + timedelta(microseconds=int(microseconds))
 
 
 def _no_client() -> StoreError:

@@ -6,7 +6,7 @@ import json
 import sqlite3
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 from backends.apps import app_id, normalise_title
@@ -24,10 +24,8 @@ from backends.records import (
     StickyRecord,
 )
 from backends.sqlite_file import Row, SqliteFile
+from backends.times import from_us, to_us
 from backends.vault import Vault
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 
 class SqliteStore:
@@ -86,7 +84,7 @@ class SqliteStore:
             client.id,
             client.name,
             client.certificate_der,
-            _to_us(client.paired_at),
+            to_us(client.paired_at),
             client.user,
         )
 
@@ -146,7 +144,7 @@ class SqliteStore:
             pairing.client_id,
             pairing.backend_id,
             pairing.host_certificate_der,
-            _to_us(pairing.paired_at),
+            to_us(pairing.paired_at),
         )
 
     async def get_pairing(self, client_id: str, backend_id: BackendId) -> PairingRecord | None:
@@ -157,7 +155,9 @@ class SqliteStore:
             client_id,
             backend_id,
         )
-        return None if row is None else PairingRecord(client_id, backend_id, row[0], _time(row[1]))
+        return (
+            None if row is None else PairingRecord(client_id, backend_id, row[0], from_us(row[1]))
+        )
 
     async def delete_pairing(self, client_id: str, backend_id: BackendId) -> bool:
         """See `Store`."""
@@ -177,7 +177,7 @@ class SqliteStore:
             "REPLACE INTO sticky VALUES (?, ?, ?)",
             sticky.client_id,
             sticky.backend_id,
-            _to_us(sticky.expires_at),
+            to_us(sticky.expires_at),
         )
 
     async def get_sticky(self, client_id: str) -> StickyRecord | None:
@@ -185,7 +185,7 @@ class SqliteStore:
         row = await self._file.one(
             "SELECT backend_id, expires_at FROM sticky WHERE client_id = ?", client_id
         )
-        return None if row is None else StickyRecord(client_id, BackendId(row[0]), _time(row[1]))
+        return None if row is None else StickyRecord(client_id, BackendId(row[0]), from_us(row[1]))
 
     async def delete_sticky(self, client_id: str, backend_id: BackendId) -> bool:
         """See `Store`."""
@@ -203,14 +203,14 @@ class SqliteStore:
             session.backend_id,
             session.app_title,
             session.state,
-            _to_us(session.started_at),
-            _to_us(session.updated_at),
+            to_us(session.started_at),
+            to_us(session.updated_at),
             self._sealed_details(session),
         )
 
     async def update_session(self, session: SessionRecord) -> bool:
         """See `Store`."""
-        updated_at = _to_us(session.updated_at)
+        updated_at = to_us(session.updated_at)
         changed = await self._file.execute(
             "UPDATE sessions SET client_id = ?, backend_id = ?, app_title = ?, state = ?,"
             " started_at = ?, updated_at = ?, sealed_details = ?"
@@ -219,7 +219,7 @@ class SqliteStore:
             session.backend_id,
             session.app_title,
             session.state,
-            _to_us(session.started_at),
+            to_us(session.started_at),
             updated_at,
             self._sealed_details(session),
             session.id,
@@ -242,7 +242,7 @@ class SqliteStore:
     async def put_agent_token(self, agent_id: str, token_hash: bytes, created_at: datetime) -> None:
         """See `Store`."""
         await self._file.execute(
-            "REPLACE INTO agent_tokens VALUES (?, ?, ?)", token_hash, agent_id, _to_us(created_at)
+            "REPLACE INTO agent_tokens VALUES (?, ?, ?)", token_hash, agent_id, to_us(created_at)
         )
 
     async def agent_for_token_hash(self, token_hash: bytes) -> str | None:
@@ -262,7 +262,7 @@ class SqliteStore:
             "SELECT agent_id, min(created_at), count(*) FROM agent_tokens"
             " GROUP BY agent_id ORDER BY agent_id"
         )
-        return tuple(AgentRecord(row[0], _time(row[1]), row[2]) for row in rows)
+        return tuple(AgentRecord(row[0], from_us(row[1]), row[2]) for row in rows)
 
     async def add_api_token(self, token: ApiTokenRecord) -> bool:
         """See `Store`."""
@@ -271,7 +271,7 @@ class SqliteStore:
             token.name,
             token.token_hash,
             " ".join(token.scopes),
-            _to_us(token.created_at),
+            to_us(token.created_at),
         )
         return added > 0
 
@@ -303,7 +303,7 @@ class SqliteStore:
             " ON CONFLICT DO NOTHING",
             key.kid,
             self._vault.seal(key.private_key_pem, f"signing:{key.kid}"),
-            _to_us(key.created_at),
+            to_us(key.created_at),
             json.dumps(list(known)),
         )
         return added > 0
@@ -312,7 +312,7 @@ class SqliteStore:
         """See `Store`."""
         rows = await self._file.all("SELECT * FROM signing_keys ORDER BY created_at, kid")
         return tuple(
-            SigningKeyRecord(kid, self._vault.open(sealed, f"signing:{kid}"), _time(created_at))
+            SigningKeyRecord(kid, self._vault.open(sealed, f"signing:{kid}"), from_us(created_at))
             for kid, sealed, created_at in rows
         )
 
@@ -328,8 +328,8 @@ class SqliteStore:
             "INSERT INTO drains VALUES (?, ?, ?)"
             " ON CONFLICT (target) DO UPDATE SET deadline = excluded.deadline",
             target,
-            _to_us(since),
-            None if deadline is None else _to_us(deadline),
+            to_us(since),
+            None if deadline is None else to_us(deadline),
         )
 
     async def delete_drain(self, target: str) -> bool:
@@ -340,7 +340,7 @@ class SqliteStore:
         """See `Store`."""
         rows = await self._file.all("SELECT target, since, deadline FROM drains ORDER BY target")
         return tuple(
-            DrainRecord(target, _time(since), None if deadline is None else _time(deadline))
+            DrainRecord(target, from_us(since), None if deadline is None else from_us(deadline))
             for target, since, deadline in rows
         )
 
@@ -357,18 +357,18 @@ class SqliteStore:
             backend_id=BackendId(row[2]),
             app_title=row[3],
             state=row[4],
-            started_at=_time(row[5]),
-            updated_at=_time(row[6]),
+            started_at=from_us(row[5]),
+            updated_at=from_us(row[6]),
             details=self._vault.open(row[7], f"session:{row[0]}"),
         )
 
 
 def _client(row: Row) -> ClientRecord:
-    return ClientRecord(row[0], row[1], row[2], _time(row[3]), row[4])
+    return ClientRecord(row[0], row[1], row[2], from_us(row[3]), row[4])
 
 
 def _api_token(row: Row) -> ApiTokenRecord:
-    return ApiTokenRecord(row[0], row[1], tuple(row[2].split()), _time(row[3]))
+    return ApiTokenRecord(row[0], row[1], tuple(row[2].split()), from_us(row[3]))
 
 
 def _app_ids(connection: sqlite3.Connection, titles: list[str]) -> dict[str, int]:
@@ -392,11 +392,3 @@ def _present(row: Row | None) -> Row:
     if row is None:
         raise StoreError("damaged", "The store did not keep what was written to it.")
     return row
-
-
-def _to_us(time: datetime) -> int:
-    return (time - _EPOCH) // _MICROSECOND
-
-
-def _time(microseconds: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=microseconds)

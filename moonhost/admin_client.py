@@ -16,9 +16,7 @@ from moonhost.admin_auth import JwtAuth, problem_of
 from moonhost.errors import AdminError
 from proxy import state_dir
 from proxy.config import ProxyConfig
-from settings import read_secret
-
-__all__ = ["AdminClient", "AdminError"]
+from settings import ConfigError, read_secret
 
 request_timeout_s: Final = 45.0
 """Longer than a stream of events is ever silent."""
@@ -62,7 +60,6 @@ class AdminClient:
 
         Raises:
             AdminError: its token, or the CA's file, cannot be read.
-            settings.ConfigError: the same, of the file that ``admin.token_file`` names.
 
         """
         admin = config.admin
@@ -71,7 +68,7 @@ class AdminClient:
             token = _read(path)
         else:
             path = admin.token_file
-            token = read_secret(path)
+            token = _read_secret(path)
         return cls._at(config, JwtAuth(token, str(path)))
 
     @classmethod
@@ -186,6 +183,13 @@ class AdminClient:
                 f"no edge answers at {self._where}: is `moonhost proxy` running with this "
                 f"configuration? ({type(error).__name__})"
             ) from error
+
+
+def _read_secret(path: Path) -> str:
+    try:
+        return read_secret(path)
+    except ConfigError as error:
+        raise AdminError(f"admin.token_file {path} cannot be used: {error.why}") from None
 
 
 def _is_of_certificate(error: BaseException | None) -> bool:

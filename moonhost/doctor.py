@@ -23,10 +23,9 @@ from moonhost.cli_options import (
     proxy_settings,
 )
 from moonhost.errors import CommandFailed
-from revdial.errors import printable
+from moonhost.words import plain
 from settings import ConfigError
 
-max_line_characters: Final = 1_024
 _check_width: Final = 16
 _mark_width: Final = max(len(mark) for mark in Mark)
 
@@ -105,22 +104,22 @@ def _told(finding: Finding) -> dict[str, str]:
     return {
         "check": finding.check,
         "mark": finding.mark.replace(" ", "_"),
-        "seen": printable(finding.seen, max_line_characters),
-        "remedy": printable(finding.remedy, max_line_characters),
+        "seen": plain(finding.seen),
+        "remedy": plain(finding.remedy),
     }
 
 
 def lines(findings: Sequence[Finding]) -> Iterator[str]:
     """Write findings for a person: a line each, what to do below it, and how many there are."""
     for finding in findings:
-        seen = printable(finding.seen, max_line_characters)
+        seen = plain(finding.seen)
         start = f"{finding.mark:<{_mark_width}}  {finding.check:<{_check_width}}  "
         if finding.mark is Mark.NOT_CHECKED:
-            yield f"{start}{seen}: {printable(finding.remedy, max_line_characters)}"
+            yield f"{start}{seen}: {plain(finding.remedy)}"
             continue
         yield f"{start}{seen}"
         if finding.remedy:
-            yield f"{'':{len(start)}}-> {printable(finding.remedy, max_line_characters)}"
+            yield f"{'':{len(start)}}-> {plain(finding.remedy)}"
     counted = [
         (mark, sum(finding.mark is mark for finding in findings))
         for mark in (Mark.PROBLEM, Mark.WARNING)

@@ -11,8 +11,8 @@ from typing import Final
 
 import trio
 
-from moonhost.admin_client import AdminClient, AdminError
-from moonhost.errors import CommandFailed
+from moonhost.admin_client import AdminClient
+from moonhost.errors import AdminError, CommandFailed
 from moonhost.load_options import LoadOptions
 from moonhost.local_deployment import LocalDeployment, LocalHost
 from moonhost.processes import Processes

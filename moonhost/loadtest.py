@@ -18,9 +18,9 @@ from typing import Final
 import trio
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-from moonhost.admin_client import AdminClient, AdminError
+from moonhost.admin_client import AdminClient
 from moonhost.cpu import CpuWatch
-from moonhost.errors import CommandFailed
+from moonhost.errors import AdminError, CommandFailed
 from moonhost.load_arena import Arena, arena_of
 from moonhost.load_options import LoadOptions
 from moonhost.load_report import LoadReport

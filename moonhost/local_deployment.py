@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import trio
 
-from moonhost.admin_client import AdminClient, AdminError
-from moonhost.errors import CommandFailed
+from moonhost.admin_client import AdminClient
+from moonhost.errors import AdminError, CommandFailed
 from moonhost.ports import NoRoom, find_shift
 from moonhost.processes import Processes, run_python
 from moonhost.sample_configs import SampleHost, write_agent_config, write_edge_config

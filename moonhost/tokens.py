@@ -8,14 +8,14 @@ from typing import Annotated, Literal
 import cyclopts
 from cyclopts import Parameter
 
-from backends.model import is_valid_name
+from backends.model import is_valid_name, name_rule
 from backends.tokens import new_agent_token, new_api_token, token_hash
 from moonhost.admin_client import AdminClient
 from moonhost.cli_options import AsJson, ProxyConfigPath, default_proxy_config, proxy_settings
 from moonhost.errors import CommandFailed
 from moonhost.operate import show
 from proxy import state_dir
-from proxy.admin.api_tokens import add_api_token, check_name, scopes_of
+from proxy.admin.api_tokens import add_api_token, check_agent_name, check_name, scopes_of
 from proxy.stores import open_store
 
 token_app = cyclopts.App(name="token", help="Make, list and revoke tokens of agents and people.")
@@ -27,10 +27,7 @@ async def token_agent(name: str, *, config: ProxyConfigPath = default_proxy_conf
 
     NAME is the agent's id in its configuration. The edge need not be running, nor be restarted.
     """
-    if not is_valid_name(name):
-        raise CommandFailed(
-            "An agent's name has 1 to 64 letters, digits, dots, dashes or underscores."
-        )
+    check_agent_name(name)
     settings = proxy_settings(config)
     state_dir.prepare(settings.state_dir)
     token = new_agent_token()
@@ -79,7 +76,7 @@ async def revoke(
 ) -> None:
     """Make all tokens of an agent, or a token of the admin API, worthless at once."""
     if not is_valid_name(name):
-        raise CommandFailed("A token's name has 1 to 64 letters, digits, dots, dashes.")
+        raise CommandFailed(f"A token's name has {name_rule}.")
     async with AdminClient.of(proxy_settings(config)) as edge:
         await edge.delete(f"/api/v1/tokens/{kind}/{name}")
     print("Revoked.")

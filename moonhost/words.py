@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from moonhost.errors import CommandFailed
+from moonlight.errors import printable
+from proxy.admin.drains import max_deadline_s
 
-max_seconds: Final = 365 * 24 * 3600
+max_line_characters: Final = 1_024
 _units: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _length: Final = re.compile(r"([0-9]{1,8})([smhd])")
 
@@ -21,14 +23,14 @@ def seconds_of(text: str) -> int:
 
     """
     match = _length.fullmatch(text)
-    if match is None or int(match[1]) * _units[match[2]] > max_seconds:
+    if match is None or int(match[1]) * _units[match[2]] > max_deadline_s:
         raise CommandFailed("A length of time is written as 90s, 30m, 2h or 1d: up to 365d.")
     return int(match[1]) * _units[match[2]]
 
 
 def plain(value: object) -> str:
-    """Make what others named fit for a terminal."""
-    return "".join(character if character.isprintable() else "?" for character in str(value))
+    """Make what others named fit for a line of a terminal."""
+    return printable(str(value), max_line_characters)
 
 
 def event_line(event: dict[str, Any]) -> str:

@@ -88,7 +88,7 @@ def of_admin_port(certificate: Path, private_key: Path) -> Read:
     """Return what reads the certificate that callers of the admin API are shown."""
 
     def read(_config: ProxyConfig) -> Shown:
-        context = state_dir.check_certificate("admin", certificate, private_key)
+        context = state_dir.tls_context("admin", certificate, private_key)
         # The context of the connection has a say in it, too.
         context.set_alpn_protocols(admin_protocols)
         return _shown("admin", context, certificate)

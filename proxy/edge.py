@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -23,7 +22,6 @@ from backends.store import Store
 from moonlight.flows import Flow
 from moonlight.identity import Identity
 from moonlight.tls import server_context
-from moonlight.video_encryption import VideoSealer
 from moonlight.wake import format_mac, own_mac
 from proxy import state_dir
 from proxy.admin import console_files
@@ -33,15 +31,13 @@ from proxy.admin.authority import Authority
 from proxy.admin.resources import resources
 from proxy.assets import Assets
 from proxy.certificates import Certificates, of_agents_port
-from proxy.client_flow import ClientFlow, FlowEnd
+from proxy.client_flow import FlowEnd
 from proxy.config import ProxyConfig
-from proxy.control_proof import ControlTrail
 from proxy.doors import Connection, Doors, open_doors, what_to_do
 from proxy.edge_figures import EdgeFigures
 from proxy.errors import StartFailed
-from proxy.fleet import Fleet, host_name
+from proxy.fleet import Fleet
 from proxy.host_pairing import HostPairing
-from proxy.leg_encryption import set_counters_aside
 from proxy.listening import addresses_here
 from proxy.loop_lag import watch_lag
 from proxy.measured_store import StoreFigures, measured
@@ -55,16 +51,13 @@ from proxy.prober import Prober
 from proxy.readiness import why_not_ready
 from proxy.reloading import ReloadableParts, reloadable
 from proxy.rtsp import RtspProxy
+from proxy.session_flows import SessionFlows
 from proxy.session_keeper import SessionKeeper
-from proxy.sessions import FlowTerms, Session, SessionId, SessionState, VideoEncryptor
+from proxy.sessions import SessionId
 from proxy.stores import open_store
-from proxy.translation import ConnectTranslation, PingTranslation, Translation
-from proxy.udp_port import Endpoint
 from proxy.upkeep import Upkeep
 from proxy.waker import Waker
 from proxy.web_shell import WebShell
-from revdial.errors import TunnelError
-from revdial.flow import DatagramChannel
 from revdial.limits import ListenerLimits
 from revdial.listener import TunnelListener
 from revdial.observer import Counters
@@ -165,36 +158,31 @@ class _Edge:
         }
         self._addresses, self._agents_addresses = addresses_here(config.listen, config.agents)
         self._geo = GeoDatabase(config.geography.databases)
-        atlas = config.atlas()
-        self._fleet = Fleet(
-            store,
-            Registry(config.registry_rules(), atlas.regions),
-            policy=policies[config.selection.policy],
-            locate=lambda address: atlas.locate(address, self._geo.look_up),
-        )
+        self._fleet = _fleet(config, store, self._geo)
         self._tunnel_counters = Counters()
         mac = own_mac(identity.certificate.id)
         waker = self._waker = Waker(config, mac, self._fleet, self._addresses)
         self._prober = Prober(self._udp_ports)
         self._media = Media(
             nursery,
-            on_end=self._on_flow_end,
+            on_end=self._note_flow_end,
             take_magic_packet=waker.take_magic_packet,
             take_probe=self._prober.take,
         )
-        pairing = HostPairing(store, self._fleet)
         self._keeper = SessionKeeper(config, store, self._fleet, self._media)
+        self._flows = SessionFlows(
+            nursery,
+            lambda: self._reloading.config.sessions,
+            self._fleet,
+            self._keeper,
+            self._media,
+        )
+        pairing = HostPairing(store, self._fleet)
         self._play = Play(
             config, self._keeper, self._fleet, pairing, waker if config.wake.on_launch else None
         )
         self._upkeep = Upkeep(config, self._fleet, self._keeper, self._play, self._media)
-        self._desk = PairingDesk(
-            identity,
-            max_pending=config.pairing.max_pending,
-            max_pending_per_address=config.pairing.max_pending_per_address,
-            pin_timeout_s=config.pairing.pin_timeout_s,
-            events=self._fleet.events,
-        )
+        self._desk = _desk(config, identity, self._fleet)
         self._nvhttp = NvHttp(
             config,
             str(uuid.UUID(hex=identity.certificate.id[:32])),
@@ -217,29 +205,24 @@ class _Edge:
             self._keeper,
             self._fleet,
             self._udp_ports,
-            self._start_flow,
-            self._note_rate,
+            self._flows.start,
+            self._flows.note_rate,
             config.sessions.launch_window_s,
             config.sessions.encrypt_video,
-            self._seal_video,
+            self._flows.seal_video,
         )
-        self._doors = Doors(
-            max_connections=config.limits.max_connections,
-            max_connections_per_address=config.limits.max_connections_per_address,
-            proxies=TrustedProxies(config.listen.proxy_protocol_from),
-        )
-        self._authority = Authority(
-            store,
-            issuer=config.hostname,
-            local_token=state_dir.local_token(config.state_dir, config.admin.token_file),
-            key_lifetime=timedelta(days=config.admin.key_lifetime_days),
-            dismiss=self._fleet.dismiss,
-        )
+        self._doors = _doors(config)
+        self._authority = _authority(config, store, self._fleet)
         self._certificates = Certificates()
         self._reloading = Reloading(
             config, reloadable, self._parts().prepare, (StartFailed, OSError)
         )
-        self._figures = EdgeFigures(
+        self._figures = self._new_figures(store_figures, log_lines_suppressed)
+
+    def _new_figures(
+        self, store_figures: StoreFigures, log_lines_suppressed: Counter[str]
+    ) -> EdgeFigures:
+        return EdgeFigures(
             play=self._play.outcomes,
             pairings=self._desk.ended,
             rtsp_messages=self._rtsp.messages,
@@ -247,6 +230,7 @@ class _Edge:
             http_refused=self._web.refused,
             admin_logins=self._authority.attempts,
             admin_refused=self._authority.gate.refused,
+            flow_ends=self._flows.ends,
             store=store_figures,
             certificates=self._certificates.valid_until,
             reloads=self._reloading.figures,
@@ -280,10 +264,7 @@ class _Edge:
         if self._config.wake.hosts:
             await self._nursery.start(self._waker.run)
         await self._open_udp()
-        for session in self._keeper.table:
-            for flow, terms in session.flows.items():
-                if session.state is not SessionState.PAUSED:
-                    self._start_flow(session, flow, terms)
+        self._flows.start_all()
         await self._open_tcp()
         await self._open_admin()
         self._nursery.start_soon(self._upkeep.run)
@@ -309,6 +290,10 @@ class _Edge:
             stop=self._nursery.cancel_scope.cancel,
             stopped=stopped,
         )
+
+    def _note_flow_end(self, session: SessionId, kind: Flow, end: FlowEnd) -> None:
+        # Media is made before whoever hears of its flows' ends.
+        self._flows.note_end(session, kind, end)
 
     async def _open_agents_port(self) -> None:
         agents = self._config.agents
@@ -397,80 +382,40 @@ class _Edge:
         )
         self._nursery.start_soon(self._authority.keys.watch)
 
-    def _start_flow(self, session: Session, kind: Flow, terms: FlowTerms) -> None:
-        async def open_channel() -> DatagramChannel:
-            tunnel = await self._fleet.wait_for_tunnel(session.backend)
-            try:
-                return await tunnel.open_flow(
-                    host_name(session.backend),
-                    terms.host_port,
-                    origin=session.id,
-                    session=session.id,
-                    flow=kind.value,
-                    client_address=session.client_address,
-                )
-            except TunnelError as error:
-                self._fleet.note_connection_failure(session.backend, error)
-                raise
 
-        def note_client(client: Endpoint) -> None:
-            if kind is Flow.CONTROL:
-                self._nursery.start_soon(
-                    self._keeper.note_control_client, session.id, client.stored
-                )
-
-        sessions = self._reloading.config.sessions
-        last_seen_at = None
-        if kind is Flow.CONTROL and session.control_client is not None:
-            last_seen_at = Endpoint.from_stored(session.control_client)
-        own_port = session.own_udp_ports.get(kind)
-        self._media.add(
-            ClientFlow(
-                session=session.id,
-                kind=kind,
-                secret=terms.edge_secret,
-                client_address=session.client_address,
-                translation=_translation(terms, alone=own_port is not None),
-                open_channel=open_channel,
-                silence_timeout_s=sessions.client_silence_timeout_s,
-                tunnel_grace_s=sessions.tunnel_grace_s,
-                last_seen_at=last_seen_at,
-                on_bound=note_client,
-                kbps=session.kbps if kind is Flow.VIDEO else None,
-                own_port=own_port,
-                sealer=self._sealer(session) if kind is Flow.VIDEO else None,
-                trail=ControlTrail(session.key.rikey) if kind is Flow.CONTROL else None,
-                names=session.names,
-            )
-        )
-
-    def _note_rate(self, session: Session) -> None:
-        if session.kbps is not None:
-            self._media.set_rate(session.id, session.kbps)
-
-    def _seal_video(self, session: Session) -> None:
-        if (sealer := self._sealer(session)) is not None:
-            self._media.set_sealer(session.id, sealer)
-
-    def _sealer(self, session: Session) -> VideoSealer | None:
-        if session.sealer is None and session.video.by is VideoEncryptor.EDGE:
-            first, session.video = set_counters_aside(session.video, time.time_ns())
-            session.sealer = VideoSealer(session.key.rikey, first)
-            self._nursery.start_soon(self._keeper.note_video, session)
-        return session.sealer
-
-    def _on_flow_end(self, session: SessionId, kind: Flow, end: FlowEnd) -> None:
-        known = self._keeper.table.get(session)
-        names = {"session": session} if known is None else known.names
-        _log.info("flow_ended", **names, flow=str(kind), reason=str(end))
-        self._figures.flow_ends[kind, end] += 1
-        if kind is Flow.CONTROL:
-            self._nursery.start_soon(self._keeper.pause, session, str(end))
+def _fleet(config: ProxyConfig, store: Store, geo: GeoDatabase) -> Fleet:
+    atlas = config.atlas()
+    return Fleet(
+        store,
+        Registry(config.registry_rules(), atlas.regions),
+        policy=policies[config.selection.policy],
+        locate=lambda address: atlas.locate(address, geo.look_up),
+    )
 
 
-def _translation(terms: FlowTerms, *, alone: bool) -> Translation:
-    if isinstance(terms.edge_secret, str):
-        host_payload = terms.host_secret if isinstance(terms.host_secret, str) else None
-        return PingTranslation(terms.edge_secret, host_payload, without_payload=alone)
-    host_data = terms.host_secret if isinstance(terms.host_secret, int) else None
-    return ConnectTranslation(terms.edge_secret, host_data, without_data=alone)
+def _desk(config: ProxyConfig, identity: Identity, fleet: Fleet) -> PairingDesk:
+    return PairingDesk(
+        identity,
+        max_pending=config.pairing.max_pending,
+        max_pending_per_address=config.pairing.max_pending_per_address,
+        pin_timeout_s=config.pairing.pin_timeout_s,
+        events=fleet.events,
+    )
+
+
+def _doors(config: ProxyConfig) -> Doors:
+    return Doors(
+        max_connections=config.limits.max_connections,
+        max_connections_per_address=config.limits.max_connections_per_address,
+        proxies=TrustedProxies(config.listen.proxy_protocol_from),
+    )
+
+
+def _authority(config: ProxyConfig, store: Store, fleet: Fleet) -> Authority:
+    return Authority(
+        store,
+        issuer=config.hostname,
+        local_token=state_dir.local_token(config.state_dir, config.admin.token_file),
+        key_lifetime=timedelta(days=config.admin.key_lifetime_days),
+        dismiss=fleet.dismiss,
+    )

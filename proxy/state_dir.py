@@ -103,10 +103,10 @@ def agents_context(
         private_key = state_dir / agents_private_key
         if not (certificate.exists() and private_key.exists()):
             _make_certificate(hostname, certificate, private_key)
-    return check_certificate("agents", certificate, private_key)
+    return tls_context("agents", certificate, private_key)
 
 
-def check_certificate(section: str, certificate: Path, private_key: Path) -> ssl.SSLContext:
+def tls_context(section: str, certificate: Path, private_key: Path) -> ssl.SSLContext:
     """Return the TLS context of a server with these files, which a section of settings names.
 
     Raises:

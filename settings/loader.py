@@ -53,6 +53,11 @@ class ConfigError(Exception):
         ]
         super().__init__("\n".join([f"The configuration in {name} cannot be used:", *lines]))
 
+    @property
+    def why(self) -> str:
+        """What is wrong, in one line and without the file's name."""
+        return _printable("; ".join(problem.message for problem in self.problems))
+
 
 def load_toml(
     path: Path | None,

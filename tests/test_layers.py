@@ -66,6 +66,7 @@ PURE = [
             "backends/slots.py",
             "backends/store.py",
             "backends/telling_apart.py",
+            "backends/times.py",
             "backends/tokens.py",
             "revdial/backlog.py",
             "revdial/backoff.py",
@@ -126,6 +127,7 @@ PURE = [
             "simulator/ownership.py",
             "moonhost/load_report.py",
             "moonhost/log_flood.py",
+            "moonhost/words.py",
             "moonhost/checks/certificates.py",
             "moonhost/checks/finding.py",
             "moonhost/checks/judging_agent.py",
@@ -143,7 +145,6 @@ PURE = [
             "proxy/admin/endpoints.py",
             "proxy/admin/openapi.py",
             "proxy/admin/paging.py",
-            "proxy/admin/scopes.py",
             "proxy/admin/values.py",
             "proxy/tallies.py",
         )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 import trio
 
@@ -19,6 +17,7 @@ from agent.host_gpus import is_here
 from agent.host_http import Place, ask_xml
 from agent.host_kinds import pin_setting
 from agent.machine import Machine
+from agent.reloading import tls_of
 from moonhost.checks import machine
 from moonhost.checks.dialling import dial
 from moonhost.checks.finding import Finding, not_checked, ok, problem
@@ -32,7 +31,7 @@ from moonhost.checks.judging_agent import (
 )
 from moonhost.checks.judging_machine import judge_buffers, judge_clock, judge_user
 from moonhost.checks.running import Check, run_checks
-from revdial.errors import printable
+from moonlight.errors import printable
 from revdial.udp import default_buffer_bytes
 from settings import ConfigError
 
@@ -71,22 +70,15 @@ async def _edge(config: AgentConfig) -> list[Finding]:
     try:
         token = token_of(config.edge)
     except ConfigError as error:
-        told = "; ".join(mistake.message for mistake in error.problems)
         remedy = "Write the token that `moonhost token agent` printed there, as the agent's user."
-        return [problem("token", f"{config.edge.token_file}: {told}", remedy)]
+        return [problem("token", f"{config.edge.token_file}: {error.why}", remedy)]
     try:
-        tls = _tls(config)
-    except (OSError, ssl.SSLError) as error:
-        seen = f"edge.ca_file {config.edge.ca_file} cannot be used: {error.strerror or error}"
+        tls = tls_of(config.edge)
+    except ConfigError as error:
+        seen = f"edge.ca_file {config.edge.ca_file} cannot be used: {error.why}"
         return [problem("edge", seen, "Copy the edge's state_dir/agents.pem there.")]
     found = judge_dial(await dial(config.edge.url, token, tls), config.agent.id)
     return [ok("token", f"it is read from {kept or 'the environment'}"), *found]
-
-
-def _tls(config: AgentConfig) -> ssl.SSLContext | None:
-    if urlsplit(config.edge.url).scheme == "ws":
-        return None
-    return ssl.create_default_context(cafile=config.edge.ca_file)
 
 
 async def _host(host: HostConfig, config: AgentConfig) -> list[Finding]:
@@ -155,7 +147,7 @@ async def _api_fault(host: HostConfig, config: AgentConfig) -> str | None:
     except HostApiError as error:
         return str(error)
     except ConfigError as error:
-        return "; ".join(mistake.message for mistake in error.problems)
+        return error.why
     return None
 
 

@@ -97,7 +97,7 @@ def judge_shown(facts: CertificateFacts, shown: bytes | None) -> list[Finding]:
         problem(
             _check,
             "the running edge shows another one than its file holds",
-            "Restart the edge: it reads the file when it starts.",
+            "Run `systemctl reload moonhost-edge` (or send it SIGHUP), and it reads them again.",
         )
     ]
 
@@ -136,9 +136,9 @@ def _key_and_chain(facts: CertificateFacts) -> list[Finding]:
 def _names_and_time(facts: CertificateFacts, hostname: str, now: datetime) -> list[Finding]:
     renew = (
         "Renew it (delete agents.pem and agents.key in state_dir, and copy the new agents.pem to "
-        "the agents), then restart the edge."
+        "the agents), then reload the edge."
         if facts.self_signed
-        else "Renew it, then restart the edge."
+        else "Renew it, then reload the edge."
     )
     found = []
     if not any(covers(name, hostname) for name in facts.names):

@@ -14,7 +14,7 @@ import trio
 
 from moonhost.checks.judging_agent import DialFacts, TlsFault
 from moonhost.checks.machine import addresses_of
-from revdial.errors import printable
+from moonlight.errors import printable
 
 connect_timeout_s: Final = 4.0
 answer_timeout_s: Final = 4.0

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import trio
 
 from backends.errors import StoreError
 from backends.geoip import GeoDatabase
-from moonhost.admin_client import AdminClient, AdminError
+from moonhost.admin_client import AdminClient
 from moonhost.checks import machine
 from moonhost.checks.certificates import (
     UnusableCertificate,
@@ -51,6 +51,7 @@ from moonhost.checks.judging_names import NameFacts, judge_name
 from moonhost.checks.judging_ports import judge_ports
 from moonhost.checks.machine import WantedPort
 from moonhost.checks.running import Check, run_checks
+from moonhost.errors import AdminError
 from proxy import state_dir
 from proxy.config import ProxyConfig
 from proxy.listening import addresses_here
@@ -65,7 +66,7 @@ spare_descriptors: Final = 256
 descriptors_a_session: Final = 8
 """Three flows with a UDP socket and a WebSocket each, and streams for RTSP and HTTPS."""
 max_probing_agents: Final = 2
-_any_ipv6: Final = "::"
+_T = TypeVar("_T")
 
 
 async def check_edge(config: ProxyConfig, command: str) -> list[Finding]:
@@ -163,6 +164,8 @@ class _Edge:
         config, webhook = self._config, self._config.wake.webhook
         for path in (
             config.agents.private_key,
+            config.admin.private_key,
+            config.admin.token_file,
             config.store.redis_password_file,
             None if webhook is None else webhook.secret_file,
         ):
@@ -381,5 +384,5 @@ def _store_remedy(reason: str) -> str:
     }.get(reason, "Set [store] right, or start what it names.")
 
 
-async def _in_thread(function: Any) -> Any:
+async def _in_thread(function: Callable[[], _T]) -> _T:
     return await trio.to_thread.run_sync(function, abandon_on_cancel=True)

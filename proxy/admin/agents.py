@@ -4,31 +4,22 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from math import ceil
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 import trio
 
 from backends.store import Store
+from moonlight.errors import printable
 from proxy.admin.endpoints import Asked, Endpoint, NoParameters
 from proxy.admin.paging import Page, PageQuery, page
 from proxy.admin.scopes import OPERATORS, READERS
-from proxy.admin.values import Time, max_id_characters, milliseconds
+from proxy.admin.values import ById, Time, milliseconds
 from proxy.errors import Refused
 from proxy.fleet import Fleet
 from proxy.prober import ProbeFailed, Prober
-from revdial.errors import printable
 
-
-class ByAgent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The path of one agent."""
-
-    agent: Annotated[
-        str,
-        msgspec.Meta(
-            min_length=1, max_length=max_id_characters, description="The id that the list shows."
-        ),
-    ]
+max_hostname_characters: Final = 253
 
 
 class AgentItem(msgspec.Struct, frozen=True):
@@ -67,7 +58,7 @@ class AgentsApi:
             Endpoint("GET", "/api/v1/agents", self.list_agents, READERS),
             Endpoint(
                 "POST",
-                "/api/v1/agents/{agent}/probe",
+                "/api/v1/agents/{id}/probe",
                 self.probe_ports,
                 OPERATORS,
                 problems={
@@ -104,9 +95,9 @@ class AgentsApi:
             backends=backends,
         )
 
-    async def probe_ports(self, asked: Asked[ByAgent, NoParameters, None]) -> ProbeResult:
+    async def probe_ports(self, asked: Asked[ById, NoParameters, None]) -> ProbeResult:
         """Have a connected agent send a few UDP datagrams to the edge, and tell which arrive."""
-        tunnel = self._fleet.tunnel_of(asked.path.agent)
+        tunnel = self._fleet.tunnel_of(asked.path.id)
         if tunnel is None:
             raise Refused(404, "agent_not_connected", "No agent of that id is connected.")
         try:
@@ -117,7 +108,7 @@ class AgentsApi:
             headers = {"Retry-After": str(ceil(error.retry_after_s))}
             raise Refused(429, error.reason, str(error), headers=headers) from error
         return ProbeResult(
-            printable(probed.sent_to),
+            printable(probed.sent_to, max_hostname_characters),
             {
                 str(flow): "reached" if flow in probed.reached else "not_reached"
                 for flow in self._prober.ports

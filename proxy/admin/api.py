@@ -1,8 +1,8 @@
 """The admin API: what the commands of ``moonhost`` and the console ask a running edge.
 
-It listens on loopback, off the data path. All that can be asked is a list of endpoints, each from
-the module of what it is about; `proxy.admin.serving` serves them and `proxy.admin.openapi` tells
-what they are.
+It has a port of its own, off the data path, and on loopback unless configured otherwise. All that
+can be asked is a list of endpoints, each from the module of what it is about;
+`proxy.admin.serving` serves them and `proxy.admin.openapi` tells what they are.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Final
 import trio
 
 from backends.errors import StoreError
-from backends.model import is_valid_name
+from backends.model import is_valid_name, name_rule
 from backends.records import ApiTokenRecord
 from backends.store import Store
 from backends.tokens import token_hash
@@ -74,9 +74,14 @@ def check_name(name: str) -> None:
         raise Refused(
             400,
             "bad_name",
-            "A token's name has 1 to 64 letters, digits, dots, dashes or underscores, and is "
-            f"not {local_name}.",
+            f"A token's name has {name_rule}, and is not {local_name}.",
         )
+
+
+def check_agent_name(name: str) -> None:
+    """Raise `Refused` unless an agent can have this name."""
+    if not is_valid_name(name):
+        raise Refused(400, "bad_name", f"An agent's name has {name_rule}.")
 
 
 def scopes_of(words: Iterable[str]) -> frozenset[Scope]:

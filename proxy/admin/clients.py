@@ -9,13 +9,13 @@ import msgspec
 import structlog
 from msgspec import UNSET, UnsetType
 
-from backends.model import is_valid_name
+from backends.model import is_valid_name, name_pattern, name_rule
 from backends.records import ClientRecord
 from backends.store import Store
 from moonlight.identity import ClientId, short_id
 from proxy.access import AccessRules
 from proxy.admin.endpoints import Asked, Endpoint, NoParameters
-from proxy.admin.paging import Page, PageQuery, page
+from proxy.admin.paging import Page, PageQuery, page, since
 from proxy.admin.scopes import OPERATORS, READERS
 from proxy.admin.values import ById, Time
 from proxy.errors import Refused
@@ -32,7 +32,7 @@ User = Annotated[
     msgspec.Meta(
         min_length=1,
         max_length=64,
-        extra_json_schema={"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*$"},
+        extra_json_schema={"pattern": f"^{name_pattern}$"},
         description="One of [users] in the edge's configuration.",
     ),
 ]
@@ -107,7 +107,11 @@ class ClientsApi:
 
     async def list_clients(self, asked: Asked[NoParameters, PageQuery, None]) -> Page[ClientItem]:
         """List the paired clients, the longest paired first; who pairs anew goes to the end."""
-        part = page(await self._store.list_clients(), _place, asked.query)
+        part = page(
+            await self._store.list_clients(),
+            lambda client: since(client.paired_at, client.id),
+            asked.query,
+        )
         return Page([self._item(client) for client in part.items], part.next)
 
     def _item(self, client: ClientRecord) -> ClientItem:
@@ -154,10 +158,6 @@ class ClientsApi:
         await self._nvhttp.forget_client(ClientId(client.id))
 
 
-def _place(client: ClientRecord) -> tuple[int, str]:
-    return int(client.paired_at.timestamp() * 1_000_000), client.id
-
-
 def one_client(clients: Iterable[ClientRecord], beginning: str) -> ClientRecord:
     """Return the one client whose id begins like that.
 
@@ -174,6 +174,6 @@ def one_client(clients: Iterable[ClientRecord], beginning: str) -> ClientRecord:
 def check_user(user: str, access: AccessRules) -> None:
     """Raise `Refused` if nobody of the configuration is called that."""
     if not is_valid_name(user):
-        raise Refused(400, "bad_user", "A user has 1-64 letters, digits, dots or dashes.")
+        raise Refused(400, "bad_user", f"A user has {name_rule}.")
     if not access.knows(user):
         raise Refused(404, "no_such_user", f"[users] in the configuration has no {user}.")

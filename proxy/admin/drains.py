@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from backends.model import agent_of
+from backends.model import agent_of, name_pattern
 from backends.records import DrainRecord
 from backends.store import Store
 from proxy.admin.endpoints import Asked, Endpoint, NoParameters
@@ -20,7 +20,6 @@ from proxy.fleet import Fleet
 from proxy.sessions import SessionTable
 
 max_deadline_s: Final = 365 * 24 * 3600
-_name: Final = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 
 class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,7 +28,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     target: Annotated[
         str,
         msgspec.Meta(
-            pattern=f"^{_name}(/{_name})?$",
+            pattern=f"^{name_pattern}(/{name_pattern})?$",
             description="AGENT/HOST, or AGENT for all of its hosts.",
         ),
     ]

@@ -10,10 +10,12 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import Annotated, Final, Generic, TypeVar
 
 import msgspec
 
+from backends.times import to_us
 from proxy.errors import Refused
 
 max_items: Final = 500
@@ -60,6 +62,11 @@ def page(items: Iterable[_T], place: Callable[[_T], Place], asked: PageQuery) ->
         ordered = [item for item in ordered if place(item) > last]
     part = ordered[: asked.limit]
     return Page(part, _write(place(part[-1])) if len(part) < len(ordered) else None)
+
+
+def since(at: datetime, identifier: str) -> Place:
+    """Return the place of what began at a time, the oldest first."""
+    return to_us(at), identifier
 
 
 def _write(place: Place) -> str:

@@ -12,7 +12,7 @@ from moonlight.pairing import PairingOutcome
 from proxy.access import AccessRules
 from proxy.admin.clients import User, check_user
 from proxy.admin.endpoints import Asked, Endpoint, NoParameters
-from proxy.admin.paging import Page, PageQuery, page
+from proxy.admin.paging import Page, PageQuery, page, since
 from proxy.admin.scopes import PAIRERS, WAITING_ROOM
 from proxy.admin.values import ById, Time, Whereabouts
 from proxy.errors import Refused
@@ -84,7 +84,7 @@ class PairingsApi:
 
     async def list_pairings(self, asked: Asked[NoParameters, PageQuery, None]) -> Page[PairingItem]:
         """List the devices that wait to be paired, the one that waits longest first."""
-        part = page(self._desk.pending(), _place, asked.query)
+        part = page(self._desk.pending(), lambda one: since(one.asked_at, one.id), asked.query)
         return Page([self._item(attempt) for attempt in part.items], part.next)
 
     def _item(self, attempt: Attempt) -> PairingItem:
@@ -102,7 +102,3 @@ class PairingsApi:
         """Turn a device away that waits to be paired."""
         if not self._desk.refuse(AttemptId(asked.path.id)):
             raise Refused(404, "no_such_pairing", "No device waits under that id.")
-
-
-def _place(attempt: Attempt) -> tuple[int, str]:
-    return int(attempt.asked_at.timestamp() * 1_000_000), attempt.id

@@ -11,7 +11,7 @@ import trio
 from backends.errors import StoreError
 from backends.store import Store
 from proxy.admin.endpoints import Asked, Endpoint, NoParameters
-from proxy.admin.paging import Page, PageQuery, page
+from proxy.admin.paging import Page, PageQuery, page, since
 from proxy.admin.scopes import OPERATORS, READERS
 from proxy.admin.values import ById, Time, milliseconds
 from proxy.client_flow import ClientFlow
@@ -28,7 +28,7 @@ from proxy.session_figures import (
     read_session,
 )
 from proxy.session_keeper import SessionKeeper
-from proxy.sessions import Session, SessionId, SessionState, VideoEncryptor
+from proxy.sessions import SessionId, SessionState, VideoEncryptor
 
 _log = structlog.get_logger()
 
@@ -115,7 +115,7 @@ class SessionsApi:
         """
         names = await self._names()
         regions = {backend.id: backend.region for backend in self._fleet.backends()}
-        part = page(self._table, _place, asked.query)
+        part = page(self._table, lambda one: since(one.started_at, one.id), asked.query)
         items = []
         for session in part.items:
             # Media passes in between: reading hundreds at once takes longer than a frame.
@@ -144,10 +144,6 @@ class SessionsApi:
         """End a session, and the app that runs for it."""
         if not await self._play.end_at_host(SessionId(asked.path.id)):
             raise Refused(404, "no_such_session", "There is no session of that id.")
-
-
-def _place(session: Session) -> tuple[int, str]:
-    return int(session.started_at.timestamp() * 1_000_000), session.id
 
 
 def _item(reading: SessionReading, client_name: str | None, region: str | None) -> SessionItem:

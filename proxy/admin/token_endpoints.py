@@ -9,11 +9,10 @@ from typing import Annotated, Final, Literal
 import msgspec
 import structlog
 
-from backends.model import is_valid_name
 from backends.store import Store
 from backends.tokens import new_agent_token, new_api_token, token_hash
 from proxy.admin import jwts
-from proxy.admin.api_tokens import add_api_token, check_name, scopes_of
+from proxy.admin.api_tokens import add_api_token, check_agent_name, check_name, scopes_of
 from proxy.admin.credentials import bearer_of
 from proxy.admin.denials import Denial, denied, lacks_scope
 from proxy.admin.endpoints import Asked, Endpoint, NoParameters
@@ -207,13 +206,10 @@ class TokensApi:
             check_name(wish.name)
             token = new_api_token()
             await add_api_token(self._store, wish.name, scopes_of(wish.scopes or ()), token)
-        elif not is_valid_name(wish.name):
-            raise Refused(
-                400, "bad_name", "An agent's name has 1-64 letters, digits, dots, dashes."
-            )
-        elif wish.scopes:
-            raise Refused(400, "bad_scopes", "An agent's token has no scopes.")
         else:
+            check_agent_name(wish.name)
+            if wish.scopes:
+                raise Refused(400, "bad_scopes", "An agent's token has no scopes.")
             token = new_agent_token()
             await self._store.put_agent_token(wish.name, token_hash(token), datetime.now(UTC))
         _log.info("token_made", kind=wish.kind, name=wish.name, by=asked.caller.name)

@@ -114,7 +114,7 @@ async def test_a_deployment_that_is_well_has_no_problem_and_stays_as_it_is(tmp_p
     assert token not in json.dumps(agent.findings)
 
 
-async def test_a_certificate_that_was_renewed_without_a_restart_is_a_problem(
+async def test_a_certificate_that_was_renewed_without_a_reload_is_a_problem(
     tmp_path: Path,
 ) -> None:
     async with deployed(tmp_path) as deployment:
@@ -125,7 +125,7 @@ async def test_a_certificate_that_was_renewed_without_a_restart_is_a_problem(
         told = await doctor("--config", str(tmp_path / "edge.toml"))
     stale, file = told.of("certificate")
     assert (stale["mark"], file["mark"]) == ("problem", "ok")
-    assert "Restart the edge" in stale["remedy"]
+    assert "`systemctl reload moonhost-edge`" in stale["remedy"]
 
 
 async def test_an_edge_that_was_never_started_is_checked_as_far_as_that_goes(

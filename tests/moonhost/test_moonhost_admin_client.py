@@ -4,35 +4,26 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import httpx
 import pytest
-from starlette.requests import Request
 
 from moonhost import admin_client
-from moonhost.admin_client import AdminClient, AdminError
+from moonhost.admin_client import AdminClient
+from moonhost.errors import AdminError
 from proxy.admin.api import AdminApi
 from proxy.admin.event_stream import EventsApi
-from proxy.admin.gate import Caller
-from proxy.admin.scopes import Scope
+from proxy.config import Admin, ProxyConfig
 from proxy.events import EventKind, Events
-from tests.proxy.served_admin import served
-
-
-class Gate:
-    """Admits everybody; streams end a moment later."""
-
-    async def admit(self, request: Request, scopes: frozenset[Scope]) -> Caller:
-        return Caller("anna", scopes, datetime.now(UTC) + timedelta(seconds=0.5))
-
-    async def stands(self, caller: Caller) -> bool:
-        return True
+from tests.proxy.served_admin import FakeGate, served
 
 
 @asynccontextmanager
-async def asking(events: Events, max_open: int = 1) -> AsyncIterator[AdminClient]:
-    gate = Gate()
+async def asking(
+    events: Events, max_open: int = 1, gate: FakeGate | None = None
+) -> AsyncIterator[AdminClient]:
+    gate = gate or FakeGate()
     api = AdminApi(gate, EventsApi(events, gate.stands, max_open).endpoints())
     async with (
         served(api.application()) as url,
@@ -64,8 +55,14 @@ async def test_a_list_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_events_are_followed_until_the_edge_ends_it() -> None:
-    async with asking(happened(3)) as edge, aclosing(edge.events(1)) as events:
-        assert [event["id"] async for event in events] == [2, 3]
+    events, gate, seen = happened(3), FakeGate(), []
+    async with asking(events, gate=gate) as edge, aclosing(edge.events(1)) as coming:
+        async for event in coming:
+            seen.append(event["id"])
+            if event["id"] == 3:
+                gate.revoked = True
+                events.keep(EventKind.DRAIN_BEGAN, "a/4")
+    assert seen == [2, 3]
 
 
 async def test_a_refusal_is_told_in_the_edges_words() -> None:
@@ -79,3 +76,13 @@ async def test_where_no_edge_is_one_is_told_what_to_start() -> None:
     async with AdminClient("127.0.0.1", 1, httpx.Auth()) as edge:
         with pytest.raises(AdminError, match="no edge answers at 127"):
             await edge.get_all("/api/v1/events")
+
+
+def test_a_token_file_that_everybody_can_read_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("of-the-one-who-operates")
+    file.chmod(0o644)
+    config = ProxyConfig(hostname="h", admin=Admin(token_file=file))
+    with pytest.raises(AdminError, match=r"admin\.token_file .*chmod 600") as caught:
+        AdminClient.of(config)
+    assert "of-the-one" not in str(caught.value)

@@ -38,6 +38,7 @@ def told(**others: Any) -> dict[str, Any]:
     ("answer", "words"),
     [
         (told(), ["the database has it at 50.00, 8.50", "a/wolf in eu, 12 km away: no region"]),
+        (told(distance_km=None), ["a/wolf in eu: its tunnel has the shortest round trip"]),
         (told(distance_km=None, reason="sticky"), ["a/wolf in eu: the client played there last"]),
         (told(reason="spilled", passed_over=["us", "jp"]), ["nearer regions have no room: us, jp"]),
         (

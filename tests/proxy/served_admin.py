@@ -1,4 +1,4 @@
-"""The admin API behind a real server on loopback, as an edge serves it."""
+"""The admin API behind a real server on loopback, as an edge serves it, and a gate that is open."""
 
 from __future__ import annotations
 
@@ -7,9 +7,32 @@ from contextlib import asynccontextmanager
 
 import hypercorn.trio
 import trio
+from starlette.requests import Request
 from starlette.types import ASGIApp
 
+from proxy.admin.gate import Caller
 from proxy.admin.port import PortConfig
+from proxy.admin.scopes import Scope
+from proxy.errors import Refused
+
+
+class FakeGate:
+    """Admits everybody as one caller with these scopes, or all; with a `token`, who shows that."""
+
+    def __init__(self, *scopes: Scope, token: str | None = None) -> None:
+        self.scopes = frozenset(scopes or Scope)
+        self.revoked = False
+        self._wanted = None if token is None else f"Bearer {token}"
+
+    async def admit(self, request: Request, scopes: frozenset[Scope]) -> Caller:
+        if scopes and self._wanted not in (None, request.headers.get("authorization")):
+            raise Refused(401, "unauthorized", "A token is needed.")
+        if scopes and not self.scopes & scopes:
+            raise Refused(403, "insufficient_scope", "That token may not do this.")
+        return Caller("anna", self.scopes)
+
+    async def stands(self, caller: Caller) -> bool:
+        return not self.revoked
 
 
 @asynccontextmanager

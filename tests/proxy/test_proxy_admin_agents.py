@@ -8,30 +8,20 @@ from typing import Any
 import httpx
 import pytest
 import trio
+import trio.testing
 from proxy_fakes import BACKEND, FakeStore, FakeTunnel, new_fleet, serving
-from starlette.requests import Request
+from served_admin import FakeGate
 
 from moonlight.flows import Flow
 from proxy.admin.agents import AgentsApi
 from proxy.admin.api import AdminApi
-from proxy.admin.gate import Caller
-from proxy.admin.scopes import OPERATORS, READERS, Scope
+from proxy.admin.scopes import OPERATORS, READERS
 from proxy.fleet import Fleet
 from proxy.prober import Prober
 from revdial.errors import RequestFailed
 
 PORTS = {Flow.VIDEO: 47998, Flow.AUDIO: 48000, Flow.CONTROL: 47999}
 PROBE = "/api/v1/agents/agent-1/probe"
-
-
-class OpenGate:
-    """Admits everybody."""
-
-    async def admit(self, request: Request, scopes: frozenset[Scope]) -> Caller:
-        return Caller("anna", scopes)
-
-    async def stands(self, caller: Caller) -> bool:
-        return True
 
 
 class Agents:
@@ -42,7 +32,7 @@ class Agents:
         store.tokens[b"hash"] = "garage"
         self.prober = Prober(PORTS)
         self.api = AgentsApi(store, fleet, self.prober)
-        self._application = AdminApi(OpenGate(), self.api.endpoints()).application()
+        self._application = AdminApi(FakeGate(), self.api.endpoints()).application()
 
     async def ask(self, method: str, path: str) -> httpx.Response:
         transport = httpx.ASGITransport(self._application)
@@ -74,7 +64,9 @@ async def test_agents_that_are_there_and_those_that_hold_tokens_are_listed(
     assert (away["connected_at"], away["rtt_ms"], away["backends"]) == (None, None, [])
 
 
-async def test_what_an_agent_reaches_is_told_by_flow(fleet: Fleet, nursery: trio.Nursery) -> None:
+async def test_what_an_agent_reaches_is_told_by_flow(
+    fleet: Fleet, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
     agents = Agents(fleet)
 
     async def send(method: str, params: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import structlog.testing
 import trio
 from admin_access import authority_over
 from proxy_fakes import FakeStore, new_fleet
+from served_admin import FakeGate
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
@@ -18,7 +19,6 @@ from test_proxy_admin import Edge, problem
 
 from proxy.admin.api import AdminApi
 from proxy.admin.endpoints import Asked, Endpoint, NoParameters, Shape
-from proxy.admin.gate import Caller
 from proxy.admin.paging import PageQuery
 from proxy.admin.scopes import READERS, Scope
 from proxy.admin.serving import application
@@ -38,28 +38,13 @@ FOR_ANYBODY = {
 PROBLEM = "#/components/schemas/Problem"
 
 
-class ScopedGate:
-    """Admits one caller, of these scopes."""
-
-    def __init__(self, *scopes: Scope) -> None:
-        self.scopes = frozenset(scopes)
-
-    async def admit(self, request: Request, scopes: frozenset[Scope]) -> Caller:
-        if scopes and not self.scopes & scopes:
-            raise Refused(403, "insufficient_scope", "That token may not do this.")
-        return Caller("anna", self.scopes)
-
-    async def stands(self, caller: Caller) -> bool:
-        return True
+@pytest.fixture
+async def gate() -> FakeGate:
+    return FakeGate(Scope.ADMIN)
 
 
 @pytest.fixture
-async def gate() -> ScopedGate:
-    return ScopedGate(Scope.ADMIN)
-
-
-@pytest.fixture
-async def edge(nursery: trio.Nursery, gate: ScopedGate) -> Edge:
+async def edge(nursery: trio.Nursery, gate: FakeGate) -> Edge:
     store = FakeStore()
     return Edge(store, new_fleet(store), nursery, await authority_over(store), gate)
 
@@ -93,7 +78,7 @@ async def test_the_gate_stands_before_every_endpoint_but_a_few(edge: Edge) -> No
 
 @pytest.mark.parametrize("scope", Scope)
 async def test_a_token_does_what_its_scope_says_and_no_more(
-    edge: Edge, gate: ScopedGate, scope: Scope
+    edge: Edge, gate: FakeGate, scope: Scope
 ) -> None:
     gate.scopes = frozenset({scope})
     for endpoint in edge.api.endpoints:
@@ -194,7 +179,7 @@ def raising(error: Exception) -> Any:
 
 
 async def ask(endpoint: Endpoint, query: str = "") -> httpx.Response:
-    served = application(ScopedGate(*Scope), [endpoint])
+    served = application(FakeGate(), [endpoint])
     transport = httpx.ASGITransport(served, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://edge") as client:
         return await client.request(endpoint.method, endpoint.path + query)
@@ -228,7 +213,7 @@ async def test_pages_beside_the_api_are_served_and_not_in_its_document(edge: Edg
     async def page(request: Request) -> PlainTextResponse:
         return PlainTextResponse("hello")
 
-    api = AdminApi(ScopedGate(), edge.api.endpoints[:1], [Route("/console", page)])
+    api = AdminApi(FakeGate(), edge.api.endpoints[:1], [Route("/console", page)])
     transport = httpx.ASGITransport(api.application())
     async with httpx.AsyncClient(transport=transport, base_url="http://edge") as client:
         assert (await client.get("/console")).text == "hello"

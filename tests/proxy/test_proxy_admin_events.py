@@ -14,33 +14,18 @@ import httpx
 import pytest
 import trio
 import trio.testing
-from served_admin import served
-from starlette.requests import Request
+from served_admin import FakeGate, served
 
 from proxy.admin import event_stream
 from proxy.admin.api import AdminApi
 from proxy.admin.event_stream import EventsApi
 from proxy.admin.gate import Caller
-from proxy.admin.scopes import Scope
 from proxy.events import EventKind, Events
 from tests.waiting import until
 
 STREAM = "/api/v1/events/stream"
 patience_s = 10.0
-
-
-class OpenGate:
-    """Admits everybody, until a time."""
-
-    def __init__(self, expires_at: datetime | None = None) -> None:
-        self.expires_at = expires_at
-        self.revoked = False
-
-    async def admit(self, request: Request, scopes: frozenset[Scope]) -> Caller:
-        return Caller("anna", frozenset({Scope.READ}), self.expires_at)
-
-    async def stands(self, caller: Caller) -> bool:
-        return not self.revoked
+ANNA = Caller("anna", frozenset())
 
 
 @dataclass
@@ -130,13 +115,12 @@ class Server:
 
 @asynccontextmanager
 async def serving(
-    gate: OpenGate | None = None,
     max_open: int = 2,
     max_kept: int = 100,
     patience_s: float = 10.0,
 ) -> AsyncIterator[Server]:
     events = Events(max_kept, first_id=1)
-    gate = gate or OpenGate()
+    gate = FakeGate()
     api = EventsApi(events, gate.stands, max_open)
     application = AdminApi(gate, api.endpoints()).application()
     async with served(application, patience_s) as url, httpx.AsyncClient(trust_env=False) as client:
@@ -154,16 +138,6 @@ async def test_events_come_as_they_happen() -> None:
                 assert told.data["subject"] == subject
                 assert told.data["id"] == number
                 datetime.fromisoformat(told.data["at"])
-
-
-async def test_nothing_is_told_to_a_reader_whose_token_was_revoked() -> None:
-    gate = OpenGate()
-    async with serving(gate) as server, server.reading() as reader:
-        gate.revoked = True
-        server.happen("a/b")
-        server.happen("a/c")
-        with pytest.raises(EOFError):
-            [await reader.read() for _ in range(2)]
 
 
 async def test_a_reader_that_comes_again_gets_what_it_has_not_seen() -> None:
@@ -222,16 +196,6 @@ async def test_asking_for_the_head_alone_opens_nothing() -> None:
         await until(lambda: server.api.open == 0)
 
 
-async def test_a_stream_ends_when_the_callers_authorisation_does() -> None:
-    gate = OpenGate(datetime.now(UTC) + timedelta(seconds=0.5))
-    async with serving(gate) as server, server.reading() as reader:
-        server.happen("a")
-        assert (await reader.read()).data["subject"] == "a"
-        with pytest.raises(EOFError):
-            await reader.read_event()
-        await until(lambda: server.api.open == 0)
-
-
 async def test_a_stream_ends_when_the_edge_stops() -> None:
     async with trio.open_nursery() as nursery:
         ready = trio.Event()
@@ -257,32 +221,57 @@ async def test_a_reader_that_stops_reading_is_given_up() -> None:
                 await trio.sleep(0.0005)
 
 
+class Sent:
+    """What an edge sends, and when, in seconds from the beginning."""
+
+    def __init__(self) -> None:
+        self._began_at = trio.current_time()
+        self.texts: list[tuple[int, str]] = []
+        self.ended = False
+
+    async def send(self, message: Any) -> None:
+        after_s = round(trio.current_time() - self._began_at)
+        if message.get("more_body"):
+            self.texts.append((after_s, message["body"].decode()))
+        else:
+            self.ended = True
+
+
+BEGINNING = (0, ": events follow\n\n")
+
+
 async def test_silence_is_broken_by_comments(autojump_clock: trio.testing.MockClock) -> None:
-    api = EventsApi(Events(), OpenGate().stands)
-    sent: list[tuple[float, bytes]] = []
-
-    async def send(message: Any) -> None:
-        sent.append((trio.current_time(), message["body"]))
-
-    began_at = trio.current_time()
+    sent = Sent()
     with trio.move_on_after(40):
-        await api.send(api._events.last_id, Caller("anna", frozenset()), send)
-    assert [(round(at - began_at), body[:1]) for at, body in sent] == [
-        (0, b":"),
-        (15, b":"),
-        (30, b":"),
-    ]
+        await EventsApi(Events(first_id=1), FakeGate().stands).send(0, ANNA, sent.send)
+    assert sent.texts == [BEGINNING, (15, ": still here\n\n"), (30, ": still here\n\n")]
+
+
+async def test_nothing_is_told_to_a_reader_whose_token_was_revoked(nursery: trio.Nursery) -> None:
+    gate, events, sent = FakeGate(), Events(first_id=1), Sent()
+    nursery.start_soon(EventsApi(events, gate.stands).send, 0, ANNA, sent.send)
+    await trio.testing.wait_all_tasks_blocked()
+    gate.revoked = True
+    events.keep(EventKind.DRAIN_BEGAN, "a/b")
+    await trio.testing.wait_all_tasks_blocked()
+    assert (sent.texts, sent.ended) == ([BEGINNING], True)
+
+
+async def test_a_stream_ends_when_the_callers_authorisation_does(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    sent = Sent()
+    reader = Caller("anna", frozenset(), datetime.now(UTC) + timedelta(seconds=20))
+    began_at = trio.current_time()
+    await EventsApi(Events(first_id=1), FakeGate().stands).send(0, reader, sent.send)
+    assert trio.current_time() - began_at == pytest.approx(20, abs=1)
+    assert sent.texts == [BEGINNING, (15, ": still here\n\n"), (20, ": still here\n\n")]
+    assert sent.ended
 
 
 async def test_a_caller_whose_time_has_gone_by_gets_no_event() -> None:
-    events = Events(first_id=1)
+    events, sent = Events(first_id=1), Sent()
     events.keep(EventKind.DRAIN_BEGAN, "a")
-    sent: list[Any] = []
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
     reader = Caller("anna", frozenset(), datetime.now(UTC) - timedelta(seconds=1))
-    await EventsApi(events, OpenGate().stands).send(0, reader, send)
-    assert b"drain_began" not in b"".join(message["body"] for message in sent)
-    assert not sent[-1].get("more_body")
+    await EventsApi(events, FakeGate().stands).send(0, reader, sent.send)
+    assert (sent.texts, sent.ended) == ([BEGINNING], True)

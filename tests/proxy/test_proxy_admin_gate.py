@@ -32,13 +32,15 @@ from starlette.routing import Route
 from test_proxy_admin import Edge, edge, problem
 
 from backends.tokens import token_hash
+from proxy.admin import http as admin_http
 from proxy.admin import jwts
 from proxy.admin.authority import Authority
 from proxy.admin.credentials import cookie_name
 from proxy.admin.denials import Denial
 from proxy.admin.grants import Grant
-from proxy.admin.scopes import OPERATORS, READERS, Scope
+from proxy.admin.scopes import READERS, Scope
 from proxy.admin.used_once import UsedOnce
+from proxy.errors import Refused
 
 __all__ = ["edge"]
 
@@ -345,16 +347,12 @@ async def authority() -> Authority:
 
 def authority_app(authority: Authority) -> Starlette:
     """An application with one page, and what an authority adds."""
-    from proxy.admin.http import problem as told
-    from proxy.errors import Refused
 
     async def page(request: Request) -> Response:
         try:
             caller = await authority.gate.admit(request, READERS)
         except Refused as error:
-            answer = told(error.status, error.reason, str(error))
-            answer.headers.update(error.headers)
-            return answer
+            return admin_http.refusal(error)
         return PlainTextResponse(caller.name)
 
     return Starlette(routes=[Route("/", page)])
@@ -434,7 +432,7 @@ def request_with(name: str, value: str) -> Request:
 # Keys that come and go
 
 
-async def test_the_keys_before_and_after_a_rotation_are_good(edge: Edge) -> None:
+async def test_the_keys_before_and_after_a_rotation_are_good() -> None:
     store = FakeStore()
     store.signing_keys = {
         "old": key_record("old", age=timedelta(days=3)),
@@ -449,7 +447,7 @@ async def test_the_keys_before_and_after_a_rotation_are_good(edge: Edge) -> None
         assert (await ask(application, "GET", "/", jwt=token)).status_code == 200
 
 
-async def test_a_retired_key_is_none(edge: Edge) -> None:
+async def test_a_retired_key_is_none() -> None:
     store = FakeStore()
     store.signing_keys = {
         "old": key_record("old", age=timedelta(days=3)),
@@ -463,4 +461,4 @@ async def test_a_retired_key_is_none(edge: Edge) -> None:
 
 
 def test_the_local_grant_is_the_local_tokens() -> None:
-    assert Grant.local(token_hash(LOCAL_TOKEN)).scopes == OPERATORS & {Scope.ADMIN}
+    assert Grant.local(token_hash(LOCAL_TOKEN)).scopes == {Scope.ADMIN}

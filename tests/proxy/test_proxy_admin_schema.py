@@ -13,8 +13,7 @@ import pytest
 import trio
 from admin_access import authority_over
 from proxy_fakes import BACKEND, FakeStore, FakeTunnel, identity, new_fleet, serving, session
-from served_admin import served
-from starlette.requests import Request
+from served_admin import FakeGate, served
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as ASGIScope
 from test_proxy_admin import PHONE, Edge, host
@@ -22,9 +21,6 @@ from test_proxy_admin import PHONE, Edge, host
 from backends.model import agent_of
 from moonlight.identity import client_id
 from proxy.admin.endpoints import Endpoint
-from proxy.admin.gate import Caller
-from proxy.admin.scopes import Scope
-from proxy.errors import Refused
 
 TOKEN = "of-somebody-who-may-do-all"
 CHECKS = (
@@ -60,16 +56,6 @@ async def send_nothing(method: str, params: dict[str, Any]) -> dict[str, Any]:
     return {"host": "play.example.org", "sent": 9}
 
 
-class TokenGate:
-    async def admit(self, request: Request, scopes: frozenset[Scope]) -> Caller:
-        if scopes and request.headers.get("authorization") != f"Bearer {TOKEN}":
-            raise Refused(401, "unauthorized", "A token is needed.")
-        return Caller("anna", frozenset(Scope))
-
-    async def stands(self, caller: Caller) -> bool:
-        return True
-
-
 class Watched:
     """An application, and what it was asked."""
 
@@ -96,7 +82,7 @@ async def edge(nursery: trio.Nursery) -> Edge:
         der = identity(name).certificate.der
         store.know(der, client_id(der))
     authority = await authority_over(store, lambda _agent: None)
-    made = Edge(store, new_fleet(store), nursery, authority, TokenGate())
+    made = Edge(store, new_fleet(store), nursery, authority, FakeGate(token=TOKEN))
     made.play.keeper.table.add(session("s1", client=PHONE))
     return made
 

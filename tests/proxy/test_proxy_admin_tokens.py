@@ -506,6 +506,7 @@ async def test_a_damaged_key_is_told() -> None:
 
 async def test_keys_outlive_a_store_that_is_away(autojump_clock: trio.testing.MockClock) -> None:
     store = FakeStore()
+    store.signing_keys[KID] = key_record()
     kept = SigningKeys(store, rotation_rules(timedelta(days=30)))
     await kept.load()
     store.away = True
