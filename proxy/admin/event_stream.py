@@ -129,10 +129,11 @@ class EventsApi:
         """Send events until the reader's authorisation ends, or this is cancelled."""
         deadline = trio.current_time() + _seconds_until(reader.expires_at)
         await _write(send, ": events follow\n\n")
-        while trio.current_time() < deadline and await self._stands(reader):
-            patience_s = min(comment_interval_s, deadline - trio.current_time())
-            with trio.move_on_after(patience_s) as silence:
+        while (left_s := deadline - trio.current_time()) > 0:
+            with trio.move_on_after(min(comment_interval_s, left_s)) as silence:
                 await self._events.wait_for_newer(seen_id)
+            if not await self._stands(reader):
+                break
             if silence.cancelled_caught:
                 await _write(send, ": still here\n\n")
                 continue
