@@ -228,6 +228,7 @@ class _Edge:
             max_connections_per_address=config.limits.max_connections_per_address,
             proxies=TrustedProxies(config.listen.proxy_protocol_from),
         )
+        self._admin_doors = admin_port.admin_doors()
         self._authority = Authority(
             store,
             issuer=config.hostname,
@@ -364,6 +365,7 @@ class _Edge:
             fleet=self._fleet,
             media=self._media,
             doors=self._doors,
+            admin_doors=self._admin_doors,
             apart=self._keeper.apart,
             rtsp_refused=self._rtsp.refused,
             tunnels=self._tunnel_counters,
@@ -393,7 +395,11 @@ class _Edge:
             console_files.routes(),
         )
         await self._nursery.start(
-            admin_port.serve, api.application(), self._config, self._certificates
+            admin_port.serve,
+            api.application(),
+            self._config,
+            self._certificates,
+            self._admin_doors,
         )
         self._nursery.start_soon(self._authority.keys.watch)
 

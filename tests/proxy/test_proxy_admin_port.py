@@ -66,10 +66,13 @@ async def served(admin: Admin, certificates: Certificates | None = None) -> Asyn
     """Serve at a free port while this lasts; gives the port."""
     config = ProxyConfig(hostname=HOSTNAME, admin=admin.model_copy(update={"port": 0}))
     async with trio.open_nursery() as nursery:
-        (where,) = await nursery.start(
-            admin_port.serve, APPLICATION, config, certificates or Certificates()
+        yield await nursery.start(
+            admin_port.serve,
+            APPLICATION,
+            config,
+            certificates or Certificates(),
+            admin_port.admin_doors(),
         )
-        yield int(str(where).rpartition(":")[2])
         nursery.cancel_scope.cancel()
 
 
@@ -110,7 +113,10 @@ async def test_files_that_are_no_certificate_are_named(tmp_path: Path) -> None:
     admin = Admin(certificate=tmp_path / "c.pem", private_key=tmp_path / "k.pem")
     with pytest.raises(StartFailed, match=r"admin\.certificate .*c\.pem") as caught:
         await admin_port.serve(
-            APPLICATION, ProxyConfig(hostname=HOSTNAME, admin=admin), Certificates()
+            APPLICATION,
+            ProxyConfig(hostname=HOSTNAME, admin=admin),
+            Certificates(),
+            admin_port.admin_doors(),
         )
     assert caught.value.reason == "admin_certificate"
 
@@ -158,5 +164,8 @@ async def test_a_port_that_is_taken_is_told() -> None:
     async with served(Admin()) as port:
         with pytest.raises(StartFailed, match="set another port"):
             await admin_port.serve(
-                APPLICATION, ProxyConfig(hostname=HOSTNAME, admin=Admin(port=port)), Certificates()
+                APPLICATION,
+                ProxyConfig(hostname=HOSTNAME, admin=Admin(port=port)),
+                Certificates(),
+                admin_port.admin_doors(),
             )
