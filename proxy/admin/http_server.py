@@ -3,7 +3,7 @@
 The protocol is hypercorn's; what is around it is not. Hypercorn's server lets an error of one
 connection, which a stranger can bring about, end all others and the edge with them. It speaks
 HTTP/2 and WebSockets to whoever asks for them. And a connection whose body the application does
-not read to its end stays for good.
+not read to its end can stay for good.
 """
 
 from __future__ import annotations

@@ -20,8 +20,10 @@ from proxy.certificates import Certificates, admin_protocols, of_admin_port
 from proxy.config import Admin, ProxyConfig
 from proxy.doors import Doors, open_doors
 
-max_connections: Final = 256
+max_connections: Final = 512
 """At once; an idle one is closed after some seconds."""
+max_connections_per_address: Final = 256
+"""Many: behind a proxy all are of one address."""
 max_unread_s: Final = 10.0
 """For how long a caller may leave unread, or unacknowledged, what is sent to it."""
 
@@ -29,8 +31,10 @@ _log = structlog.get_logger()
 
 
 def admin_doors() -> Doors:
-    """Return what bounds the port's connections; behind a proxy all are of one address."""
-    return Doors(max_connections=max_connections, max_connections_per_address=max_connections)
+    """Return what bounds the port's connections."""
+    return Doors(
+        max_connections=max_connections, max_connections_per_address=max_connections_per_address
+    )
 
 
 async def listen(address: str, port: int, patience_s: float = max_unread_s) -> trio.SocketListener:
