@@ -21,7 +21,7 @@ from proxy.config import ProxyConfig
 from proxy.errors import StartFailed
 
 admin_protocols: Final = ("http/1.1",)
-"""Of HTTP/2 an answer that is under way when the edge stops would never end."""
+"""All that `proxy.admin.http_server` speaks."""
 
 
 @dataclass(frozen=True, slots=True)

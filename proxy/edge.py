@@ -212,6 +212,7 @@ class _Edge:
             self._flows.seal_video,
         )
         self._doors = _doors(config)
+        self._admin_doors = admin_port.admin_doors()
         self._authority = _authority(config, store, self._fleet)
         self._certificates = Certificates()
         self._reloading = Reloading(
@@ -349,6 +350,7 @@ class _Edge:
             fleet=self._fleet,
             media=self._media,
             doors=self._doors,
+            admin_doors=self._admin_doors,
             apart=self._keeper.apart,
             rtsp_refused=self._rtsp.refused,
             tunnels=self._tunnel_counters,
@@ -378,7 +380,11 @@ class _Edge:
             console_files.routes(),
         )
         await self._nursery.start(
-            admin_port.serve, api.application(), self._config, self._certificates
+            admin_port.serve,
+            api.application(),
+            self._config,
+            self._certificates,
+            self._admin_doors,
         )
         self._nursery.start_soon(self._authority.keys.watch)
 

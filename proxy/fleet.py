@@ -33,7 +33,7 @@ from proxy.backend_figures import BackendFigures, failure_of
 from proxy.errors import EdgeError, HostUnavailable
 from proxy.events import EventKind, Events
 from revdial import messages
-from revdial.errors import TunnelError
+from revdial.errors import TunnelError, printable
 from revdial.tunnel import AgentTunnel
 
 _log = structlog.get_logger()
@@ -445,7 +445,7 @@ def _offering(tunnel: AgentTunnel) -> AgentOffering:
         hosts=tuple(
             HostOffering(
                 host.name,
-                host.kind,
+                printable(host.kind),
                 host.max_sessions,
                 _apps(host.apps),
                 own_addresses=host.own_addresses,

@@ -57,6 +57,7 @@ class EdgeParts:
     fleet: Fleet
     media: Media
     doors: Doors
+    admin_doors: Doors
     kept_apart: Counter[str]
     rtsp_refused: Counter[str]
     tunnels: Counters
@@ -140,7 +141,7 @@ def _kinds(parts: EdgeParts) -> Samples:
     return by_reason(
         {
             "agent_handler_failed": parts.tunnels.downs["handler_failed"],
-            "connection_failed": parts.doors.failed,
+            "connection_failed": parts.doors.failed + parts.admin_doors.failed,
             "flow_failed": parts.media.failures,
             "store_failed": sum(parts.figures.store.failures.values()),
             "webhook_failed": parts.waker.wakes[WakeOutcome.WEBHOOK_FAILED],
@@ -257,6 +258,8 @@ def _refused_input(parts: EdgeParts, figures: EdgeFigures) -> Samples:
     for (reason,), count in by_reason(parts.waker.dropped):
         yield ("wake", reason), count
     for (reason,), count in by_reason(figures.admin_refused, Denial):
+        yield ("admin", reason), count
+    for (reason,), count in by_reason(parts.admin_doors.refused, DoorRefusal):
         yield ("admin", reason), count
     yield from figures.http_refused.items()
     yield from parts.media.refused.items()

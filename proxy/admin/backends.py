@@ -12,6 +12,7 @@ from proxy.admin.paging import Page, PageQuery, page
 from proxy.admin.scopes import READERS
 from proxy.admin.values import milliseconds
 from proxy.fleet import Fleet
+from revdial.errors import printable
 from revdial.messages import GpuReport, Heartbeat
 
 
@@ -82,7 +83,7 @@ class BackendsApi:
             gpu_memory_percent=percent(backend.gpu_memory_share),
             rtt_ms=milliseconds(backend.rtt_s),
             apps=sorted(app.title for app in backend.apps),
-            gpus=[gpu for host in hosts if host.name == backend.host for gpu in host.gpus],
+            gpus=[_shown(gpu) for host in hosts if host.name == backend.host for gpu in host.gpus],
             machine=None if heartbeat is None else _machine(heartbeat),
         )
 
@@ -90,6 +91,10 @@ class BackendsApi:
 def percent(share: float | None) -> float | None:
     """Return a share of 0 to 1 as a percentage, to a tenth."""
     return None if share is None else round(100 * share, 1)
+
+
+def _shown(gpu: GpuReport) -> GpuReport:
+    return msgspec.structs.replace(gpu, name=printable(gpu.name), vendor=printable(gpu.vendor))
 
 
 def _machine(heartbeat: Heartbeat) -> Machine:

@@ -165,7 +165,7 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(self, api: EventsApi, seen_id: int, reader: Caller) -> None:
-        super().__init__(headers={"Cache-Control": "no-store"})
+        super().__init__()
         del self.headers["content-length"]
         self._api = api
         self._seen_id = seen_id

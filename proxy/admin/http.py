@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import aclosing, suppress
+from types import MappingProxyType
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
@@ -21,6 +22,16 @@ body_timeout_s: Final = 10.0
 json_type: Final = "application/json"
 problem_type: Final = "application/problem+json"
 _urn: Final = "urn:moonhost:"
+# Some hold what peers chose, and most are for one caller: nothing is to be run, framed, loaded by
+# another site's page or kept.
+_as_data: Final = MappingProxyType(
+    {
+        "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+        "X-Content-Type-Options": "nosniff",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        "Cache-Control": "no-store",
+    }
+)
 
 _T = TypeVar("_T")
 _Parameters = TypeVar("_Parameters", bound=msgspec.Struct)
@@ -113,13 +124,17 @@ def _described(kind: type[msgspec.Struct]) -> str:
     return " ".join(known) or "nothing."
 
 
+def as_data(answer: Response) -> Response:
+    """Have browsers take an answer as nothing but data, where it does not say otherwise itself."""
+    for name, said in _as_data.items():
+        answer.headers.setdefault(name, said)
+    return answer
+
+
 def value(content: object, status: int, headers: Mapping[str, str]) -> Response:
-    """Return an answer, which nobody may keep: the next one may be another."""
+    """Return an answer that holds a value."""
     return Response(
-        msgspec.json.encode(content),
-        status_code=status,
-        headers={"Cache-Control": "no-store", **headers},
-        media_type=json_type,
+        msgspec.json.encode(content), status_code=status, headers=headers, media_type=json_type
     )
 
 
@@ -128,8 +143,10 @@ def problem(
 ) -> Response:
     """Return an error; `reason` is a snake_case token."""
     told = Problem(f"{_urn}{reason}", reason.replace("_", " ").capitalize(), status, message)
-    return Response(
-        msgspec.json.encode(told), status_code=status, headers=headers, media_type=problem_type
+    return as_data(
+        Response(
+            msgspec.json.encode(told), status_code=status, headers=headers, media_type=problem_type
+        )
     )
 
 

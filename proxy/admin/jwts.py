@@ -126,7 +126,14 @@ def _denied(error: jwt.PyJWTError) -> Refused:
 def _read(said: Mapping[str, Any]) -> Claims:
     texts = [said[name] for name in ("sub", "tid", "scope", "jti")]
     single_use_at = said.get("single_use_at")
-    if not all(isinstance(text, str) for text in (*texts, single_use_at or "")):
+    expires_at = said["exp"]
+    if not (
+        all(isinstance(text, str) for text in texts)
+        and isinstance(single_use_at, str | None)
+        # No date is behind the year 9999.
+        and isinstance(expires_at, int)
+        and expires_at <= datetime.max.replace(tzinfo=UTC).timestamp()
+    ):
         raise denied(Denial.MISSING_CLAIM)
     name, token_id, scope, jti = texts
     return Claims(
@@ -134,6 +141,6 @@ def _read(said: Mapping[str, Any]) -> Claims:
         token_id=token_id,
         scopes=known_scopes(scope.split()),
         jti=jti,
-        expires_at=datetime.fromtimestamp(int(said["exp"]), UTC),
+        expires_at=datetime.fromtimestamp(expires_at, UTC),
         single_use_at=single_use_at,
     )

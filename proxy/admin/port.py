@@ -7,72 +7,59 @@ a connection open and reads nothing. So the kernel gives such connections up.
 
 from __future__ import annotations
 
-import os
 import socket
-import ssl
 from ipaddress import ip_address
 from typing import Final
 
-import hypercorn.trio
 import structlog
 import trio
-from hypercorn.config import Config, Sockets
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
+from proxy.admin.http_server import HttpServer
 from proxy.certificates import Certificates, admin_protocols, of_admin_port
 from proxy.config import Admin, ProxyConfig
-from proxy.doors import open_doors
+from proxy.doors import Doors, open_doors
 
-grace_s: Final = 1.0
+max_connections: Final = 512
+"""At once; an idle one is closed after some seconds."""
+max_connections_per_address: Final = 256
+"""Many: behind a proxy all are of one address."""
 max_unread_s: Final = 10.0
 """For how long a caller may leave unread, or unacknowledged, what is sent to it."""
 
 _log = structlog.get_logger()
 
 
-class PortConfig(Config):
-    """Settings for hypercorn: impatient connections, and certificates that can be renewed.
+def admin_doors() -> Doors:
+    """Return what bounds the port's connections."""
+    return Doors(
+        max_connections=max_connections, max_connections_per_address=max_connections_per_address
+    )
 
-    Args:
-        tls: the context to serve with; None: without TLS.
-        patience_s: as `max_unread_s`.
+
+async def listen(address: str, port: int, patience_s: float = max_unread_s) -> trio.SocketListener:
+    """Listen, for connections that inherit the patience.
+
+    Raises:
+        proxy.errors.StartFailed: the port cannot be had.
 
     """
-
-    def __init__(self, tls: ssl.SSLContext | None, patience_s: float = max_unread_s) -> None:
-        super().__init__()
-        self._tls = tls
-        self._patience_ms = round(patience_s * 1000)
-        self.graceful_timeout = grace_s
-        self.shutdown_timeout = grace_s
-        self.errorlog = None
-        self.include_server_header = False
-
-    @property
-    def ssl_enabled(self) -> bool:
-        """Whether to serve with TLS."""
-        return self._tls is not None
-
-    def create_ssl_context(self) -> ssl.SSLContext | None:
-        """Return the context to serve with."""
-        return self._tls
-
-    def create_sockets(self) -> Sockets:
-        """Return the sockets, whose connections inherit the patience."""
-        made = super().create_sockets()
-        for listener in (*made.secure_sockets, *made.insecure_sockets):
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._patience_ms)
-        return made
+    (listener,) = await open_doors([address], port)
+    listener.socket.setsockopt(
+        socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(patience_s * 1000)
+    )
+    return listener
 
 
 async def serve(
-    application: Starlette,
+    application: ASGIApp,
     config: ProxyConfig,
     certificates: Certificates,
+    doors: Doors,
     *,
-    task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until cancelled.
+    """Serve until cancelled; the status is the port.
 
     Raises:
         proxy.errors.StartFailed: the port or the certificate cannot be had.
@@ -86,12 +73,12 @@ async def serve(
         tls.set_alpn_protocols(admin_protocols)
     elif not ip_address(admin.address).is_loopback:
         _warn_of_listeners(admin)
-    settings = PortConfig(tls)
-    (listener,) = await open_doors([admin.address], admin.port)
-    # Hypercorn closes what it is given.
-    settings.bind = [f"fd://{os.dup(listener.socket.fileno())}"]
-    await listener.aclose()
-    await hypercorn.trio.serve(application, settings, task_status=task_status)  # type: ignore[arg-type]
+    listener = await listen(admin.address, admin.port)
+    server = HttpServer(application, tls)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(doors.serve, [listener], server.serve)
+        task_status.started(listener.socket.getsockname()[1])
+        await trio.sleep_forever()
 
 
 def _warn_of_listeners(admin: Admin) -> None:

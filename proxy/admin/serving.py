@@ -18,7 +18,7 @@ from backends.errors import StoreError
 from moonlight.errors import ProtocolError, printable
 from proxy.admin.endpoints import Asked, Endpoint, Shape
 from proxy.admin.gate import Gate
-from proxy.admin.http import problem, read_json, read_path, read_query, refusal, value
+from proxy.admin.http import as_data, problem, read_json, read_path, read_query, refusal, value
 from proxy.errors import EdgeError, Refused
 
 _log = structlog.get_logger()
@@ -59,7 +59,7 @@ class _Served:
 
     async def answer(self, request: Request) -> Response:
         try:
-            return await self._answer(request)
+            return as_data(await self._answer(request))
         except Refused as error:
             return refusal(error)
         except ProtocolError as error:

@@ -125,14 +125,12 @@ class SigningKeys:
 
     async def _read(self) -> None:
         records = await self._store.list_signing_keys()
-        new = {
-            record.kid: await trio.to_thread.run_sync(_private_key, record)
-            for record in records
-            if record.kid not in self._private
-        }
-        self._private = {
-            record.kid: self._private.get(record.kid) or new[record.kid] for record in records
-        }
+        # Of its own: another reading may end, and forget keys, while one is loaded.
+        private = dict(self._private)
+        for record in records:
+            if record.kid not in private:
+                private[record.kid] = await trio.to_thread.run_sync(_private_key, record)
+        self._private = {record.kid: private[record.kid] for record in records}
         self._records = records
 
     async def _make(self) -> str | None:

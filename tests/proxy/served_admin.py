@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import hypercorn.trio
 import trio
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from proxy.admin.gate import Caller
-from proxy.admin.port import PortConfig
+from proxy.admin.http_server import HttpServer
+from proxy.admin.port import admin_doors, listen
 from proxy.admin.scopes import Scope
 from proxy.errors import Refused
 
@@ -38,9 +38,8 @@ class FakeGate:
 @asynccontextmanager
 async def served(application: ASGIApp, patience_s: float = 10.0) -> AsyncIterator[str]:
     """Serve an application for a block; gives its base URL."""
-    settings = PortConfig(None, patience_s)
-    settings.bind = ["127.0.0.1:0"]
+    listener = await listen("127.0.0.1", 0, patience_s)
     async with trio.open_nursery() as nursery:
-        (url,) = await nursery.start(hypercorn.trio.serve, application, settings)
-        yield url
+        await nursery.start(admin_doors().serve, [listener], HttpServer(application).serve)
+        yield f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
         nursery.cancel_scope.cancel()

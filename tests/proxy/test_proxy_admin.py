@@ -37,6 +37,7 @@ from proxy.admin.api import AdminApi
 from proxy.admin.authority import Authority
 from proxy.admin.gate import Gate
 from proxy.admin.pairings import Pin
+from proxy.admin.port import admin_doors
 from proxy.admin.resources import resources
 from proxy.assets import Assets
 from proxy.config import ProxyConfig
@@ -98,6 +99,7 @@ class Edge:
             fleet=fleet,
             media=self.media,
             doors=Doors(max_connections=1, max_connections_per_address=1),
+            admin_doors=admin_doors(),
             apart=self.play.keeper.apart,
             rtsp_refused=Counter(),
             tunnels=Counters(),

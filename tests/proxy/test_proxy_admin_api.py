@@ -281,3 +281,41 @@ async def test_the_index_leads_to_the_document(edge: Edge) -> None:
     index = (await edge.ask("GET", "/api/v1/", token=None)).json()
     told = (await edge.ask("GET", index["openapi"], token=None)).json()
     assert told["openapi"].startswith("3.1")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/api/v1/edge", 200),
+        ("HEAD", "/api/v1/edge", 200),
+        ("GET", "/api/v1/events", 200),
+        ("GET", "/metrics", 200),
+        ("GET", "/readyz", 200),
+        ("POST", "/api/v1/logout", 204),
+        ("DELETE", "/api/v1/sessions/none", 404),
+        ("GET", "/nowhere", 404),
+        ("PUT", "/metrics", 405),
+    ],
+)
+async def test_no_answer_is_run_framed_embedded_or_kept(
+    edge: Edge, method: str, path: str, status: int
+) -> None:
+    response = await edge.ask(method, path)
+    assert response.status_code == status
+    assert response.headers["content-security-policy"].startswith("default-src 'none'; frame-anc")
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.headers["cross-origin-resource-policy"] == "same-origin"
+    assert response.headers["cache-control"] == "no-store"
+
+
+async def test_what_breaks_is_not_kept_either(gate: FakeGate) -> None:
+    async def breaks(asked: Asked[NoParameters, NoParameters, None]) -> None:
+        raise RuntimeError("as planned")
+
+    app = application(gate, [Endpoint("GET", "/broken", breaks, READERS)])
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://edge") as client:
+        response = await client.get("/broken")
+    assert response.status_code == 500
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.headers["cache-control"] == "no-store"

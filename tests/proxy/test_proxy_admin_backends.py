@@ -12,7 +12,7 @@ from test_proxy_admin import PHONE, TV, Edge, edge, problem
 
 from backends.apps import app_id
 from proxy.access import AccessRules
-from revdial.messages import GpuReport, Heartbeat, HostReport
+from revdial.messages import GpuReport, Heartbeat, HostOffer, HostReport
 
 __all__ = ["edge"]
 
@@ -44,6 +44,19 @@ async def test_telemetry_is_shown(edge: Edge, nursery: trio.Nursery) -> None:
     assert backend["gpu_memory_percent"] == 25
     assert backend["machine"]["cpu_percent"] == 12.5
     assert backend["gpus"][0]["memory_used_bytes"] == 6 << 30
+
+
+async def test_what_an_agent_names_is_shown_without_control_characters(
+    edge: Edge, nursery: trio.Nursery
+) -> None:
+    tunnel = FakeTunnel(nursery, "agent-2", (HostOffer("wolf", kind="w\x1b[31m"),))
+    async with serving(edge.fleet, tunnel):
+        report = HostReport("wolf", True, gpus=(GpuReport("R\x1b[2J\u202eXT", "nv\n"),))
+        await tunnel.heartbeats_in.send(Heartbeat((report,)))
+        await trio.testing.wait_all_tasks_blocked()
+        backend = (await edge.items("backends"))[1]
+    assert (backend["gpus"][0]["name"], backend["gpus"][0]["vendor"]) == ("R?[2J?XT", "nv?")
+    assert backend["kind"] == "w?[31m"
 
 
 async def test_what_a_launch_would_get_is_told_and_nothing_is_launched(edge: Edge) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from starlette.routing import Route
 from moonhost.admin_client import AdminClient
 from moonhost.errors import AdminError
 from proxy import state_dir
+from proxy.admin import http_server
 from proxy.admin import port as admin_port
 from proxy.certificates import Certificates
 from proxy.config import Admin, ProxyConfig
@@ -66,10 +67,13 @@ async def served(admin: Admin, certificates: Certificates | None = None) -> Asyn
     """Serve at a free port while this lasts; gives the port."""
     config = ProxyConfig(hostname=HOSTNAME, admin=admin.model_copy(update={"port": 0}))
     async with trio.open_nursery() as nursery:
-        (where,) = await nursery.start(
-            admin_port.serve, APPLICATION, config, certificates or Certificates()
+        yield await nursery.start(
+            admin_port.serve,
+            APPLICATION,
+            config,
+            certificates or Certificates(),
+            admin_port.admin_doors(),
         )
-        yield int(str(where).rpartition(":")[2])
         nursery.cancel_scope.cancel()
 
 
@@ -110,7 +114,10 @@ async def test_files_that_are_no_certificate_are_named(tmp_path: Path) -> None:
     admin = Admin(certificate=tmp_path / "c.pem", private_key=tmp_path / "k.pem")
     with pytest.raises(StartFailed, match=r"admin\.certificate .*c\.pem") as caught:
         await admin_port.serve(
-            APPLICATION, ProxyConfig(hostname=HOSTNAME, admin=admin), Certificates()
+            APPLICATION,
+            ProxyConfig(hostname=HOSTNAME, admin=admin),
+            Certificates(),
+            admin_port.admin_doors(),
         )
     assert caught.value.reason == "admin_certificate"
 
@@ -158,5 +165,24 @@ async def test_a_port_that_is_taken_is_told() -> None:
     async with served(Admin()) as port:
         with pytest.raises(StartFailed, match="set another port"):
             await admin_port.serve(
-                APPLICATION, ProxyConfig(hostname=HOSTNAME, admin=Admin(port=port)), Certificates()
+                APPLICATION,
+                ProxyConfig(hostname=HOSTNAME, admin=Admin(port=port)),
+                Certificates(),
+                admin_port.admin_doors(),
             )
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /scheme HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01"])
+async def test_who_does_not_speak_tls_is_let_go_of(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: Files, sent: bytes
+) -> None:
+    monkeypatch.setattr(http_server, "handshake_timeout_s", 0.2)
+    tls = {"certificate": files.certificate, "private_key": files.private_key}
+    async with served(Admin(**tls)) as port:
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            await stream.send_all(sent)
+            with trio.fail_after(5), suppress(trio.BrokenResourceError):
+                while await stream.receive_some(1_024):
+                    pass
+        async with AdminClient.of(edge_config(tmp_path, port, ca_file=files.ca, **tls)) as edge:
+            assert await edge.get("/scheme")

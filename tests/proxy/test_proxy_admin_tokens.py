@@ -585,3 +585,29 @@ async def test_no_token_jwt_or_cookie_is_in_a_log_or_an_answer(
 
 def test_a_token_is_in_no_repr() -> None:
     assert "moonhost-api-x" not in repr(ShownToken("moonhost-api-x"))
+
+
+async def test_keys_may_be_read_while_others_are_still_loaded() -> None:
+    store = FakeStore()
+    oldest, old, new = (
+        key_record(kid, age=timedelta(minutes=age))
+        for kid, age in ((KID, 9), ("old-key", 6), ("new-key", 3))
+    )
+    store.signing_keys = {record.kid: record for record in (oldest, old)}
+    kept = SigningKeys(store, rotation_rules(timedelta(days=30)))
+    await kept.load()
+    readings = [[oldest, old, new], [old]]
+    read = trio.Event()
+
+    async def list_signing_keys() -> Any:
+        read.set()
+        return readings.pop(0)
+
+    store.list_signing_keys = list_signing_keys  # type: ignore[method-assign]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(kept.load)
+        await read.wait()
+        # The oldest has gone when this is read, and is still among those of the first reading.
+        await kept.load()
+    assert readings == []
+    assert new.kid in kept.published()

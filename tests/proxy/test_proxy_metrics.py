@@ -15,6 +15,7 @@ from proxy_fakes import BACKEND, FakeStore, FakeTunnel, new_fleet, serving, sess
 
 from moonlight.flows import Flow
 from proxy import losses, metrics_sessions
+from proxy.admin.port import admin_doors
 from proxy.backend_figures import ConnectionFailure
 from proxy.client_flow import ClientFlow
 from proxy.config import ProxyConfig
@@ -106,6 +107,7 @@ class Scraped:
         self.sessions = SessionTable(PortRules(range(48010, 48011), range(0)))
         self.media = Media(nursery, on_end=lambda *_: None)
         self.doors = Doors(max_connections=1, max_connections_per_address=1)
+        self.admin_doors = admin_doors()
         self.rtsp_refused: Counter[str] = Counter()
         self.tunnels = Counters()
         self.figures = EdgeFigures()
@@ -115,6 +117,7 @@ class Scraped:
                 fleet=fleet,
                 media=self.media,
                 doors=self.doors,
+                admin_doors=self.admin_doors,
                 apart=KeepingApart(fleet, self.sessions),
                 rtsp_refused=self.rtsp_refused,
                 tunnels=self.tunnels,

@@ -1,6 +1,6 @@
 // What happened, as sentences; and how much it matters. No I/O.
 
-import { capital, spaced, stateWord, troubleWord } from "./words.js";
+import { capital, own, spaced, stateWord, troubleWord } from "./words.js";
 
 const reason = (event) => (event.reason ? `: ${spaced(event.reason)}` : "");
 const named = (event) => event.name || event.device || `Client ${short(event.subject)}`;
@@ -9,7 +9,7 @@ const short = (subject) => (/^[0-9a-f]{32,}$/.test(subject) ? subject.slice(0, 1
 // `said` are the details that the sentence holds already.
 const KINDS = {
   backend_state: {
-    tone: (event) => TONES[event.state] ?? "plain",
+    tone: (event) => own(TONES, event.state) ?? "plain",
     words: (event) => backendWords(event),
     said: ["state", "before", "trouble"],
   },
@@ -102,7 +102,7 @@ function backendWords(event) {
 
 /** An event in words: `{tone, sentence, details}`; any kind has some. */
 export function eventWords(event) {
-  const known = Object.hasOwn(KINDS, event.kind) ? KINDS[event.kind] : null;
+  const known = own(KINDS, event.kind);
   const tone = known?.tone ?? "plain";
   return {
     tone: typeof tone === "function" ? tone(event) : tone,

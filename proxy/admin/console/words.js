@@ -23,16 +23,21 @@ const SCOPES = {
 
 export const NOTHING = "–";
 
+/** What an object holds itself: every object knows "constructor", and peers choose some names. */
+export function own(table, name) {
+  return Object.hasOwn(table, name) ? table[name] : undefined;
+}
+
 export function stateWord(state) {
-  return STATES[state] ?? spaced(state);
+  return own(STATES, state) ?? spaced(state);
 }
 
 export function troubleWord(trouble) {
-  return TROUBLES[trouble] ?? `${spaced(trouble)} does not answer`;
+  return own(TROUBLES, trouble) ?? `${spaced(trouble)} does not answer`;
 }
 
 export function scopeWord(scope) {
-  return SCOPES[scope] ?? "";
+  return own(SCOPES, scope) ?? "";
 }
 
 /** A token of the API, as a person would write it. */
@@ -136,5 +141,5 @@ const PAIRINGS = {
 };
 
 export function pairingWords(outcome) {
-  return PAIRINGS[outcome] ?? `${capital(spaced(outcome))}. Start the pairing again on the device.`;
+  return own(PAIRINGS, outcome) ?? `${capital(spaced(outcome))}. Start the pairing again on the device.`;
 }
