@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page
 from visit import imported
 
+from tests.console.conftest import watched_tab
+from tests.console.fake_edge import ServedEdge
+from tests.e2e.browser import BrowserThread
 
-@pytest.fixture(autouse=True)
-def at_the_console(browser: Any, page: Page) -> None:
-    browser.run(lambda: page.goto("/console/favicon.svg"))
+
+@pytest.fixture(scope="module")
+def page(browser: BrowserThread, served: ServedEdge) -> Iterator[Page]:
+    """One page for all tests: what they ask for keeps nothing."""
+    with watched_tab(browser, base_url=served.url) as tab:
+        browser.run(lambda: tab.page.goto("/console/favicon.svg"))
+        yield tab.page
 
 
 def reading(sent: int, *, packets: int = 0, missing: int = 0, name: str = "s") -> dict[str, Any]:

@@ -51,6 +51,8 @@ export function pairingsView({ who, health, edge }) {
     (error) => replace(body, refusal(error)),
   );
   const clock = setInterval(() => kept.forEach((card) => card.tick()), CLOCK_MS);
+  // Where the regions are may come after the devices.
+  const unwatch = edge.watch(() => loaded && show());
   if (may(who, READERS)) offerUsers(users);
 
   function show() {
@@ -86,6 +88,7 @@ export function pairingsView({ who, health, edge }) {
     element,
     close: () => {
       poll.stop();
+      unwatch();
       clearInterval(clock);
     },
   };
