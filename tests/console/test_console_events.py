@@ -75,3 +75,15 @@ def test_that_nothing_has_happened_is_said(page: Page, edge: FakeEdge) -> None:
     expect(page.get_by_role("heading", name="Nothing has happened yet")).to_be_visible()
     edge.note("drain_began", "rack-07/wolf")
     expect(page.locator(".event")).to_have_count(1)
+
+
+def test_a_long_pause_holds_back_no_more_than_the_page_keeps(page: Page, edge: FakeEdge) -> None:
+    enter(page, edge, title="Events")
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    page.get_by_role("button", name="Pause").click()
+    for number in range(510):
+        edge.note("drain_began", f"a{number}/wolf")
+    expect(page.get_by_text("Paused, 500 new events or more")).to_be_visible()
+    page.get_by_role("button", name="Go on").click()
+    expect(page.locator(".event")).to_have_count(500)
+    assert newest(page) == "a509/wolf takes no new sessions: a drain began"

@@ -264,3 +264,59 @@ def test_an_answer_that_comes_while_nobody_looks_is_the_last(page: Page, edge: F
     page.on("request", lambda request: asked.append(request.url))
     page.clock.run_for(60_000)
     assert asked == []
+
+
+WATCH_FOR_GHOSTS = """() => new MutationObserver(() => {
+  window.haunted ||= document.querySelector("main").textContent.includes("ghost");
+}).observe(document.querySelector("main"), { subtree: true, childList: true })"""
+
+
+def test_an_answer_from_before_a_change_is_not_shown_after_it(page: Page, edge: FakeEdge) -> None:
+    enter(page, edge)
+    expect(row(page, "rack-07/wolf")).to_contain_text("Healthy")
+    page.evaluate(WATCH_FOR_GHOSTS)
+    held: list[Route] = []
+    page.route("**/api/v1/backends*", holding(held), times=1)
+    with page.expect_request("**/api/v1/backends*"):
+        pass_time(page, edge, 5)
+    (ghost,) = fleet(1)
+    edge.backends.append(ghost | {"id": "ghost/wolf"})
+    old = held[0].fetch()
+    edge.backends.pop()
+    page.get_by_role("button", name="Drain rack-07/wolf", exact=True).click()
+    page.get_by_role("dialog").get_by_role("button", name="Drain").click()
+    expect(page.get_by_text("rack-07/wolf is draining.")).to_be_visible()
+    held[0].fulfill(response=old)
+    expect(row(page, "rack-07/wolf")).to_contain_text("Draining")
+    expect(page.get_by_role("button", name="End the drain of rack-07/wolf")).to_be_visible()
+    assert page.evaluate("window.haunted") is False
+
+
+def test_what_was_asked_for_is_told_of_even_if_its_dialog_was_closed_meanwhile(
+    page: Page, edge: FakeEdge
+) -> None:
+    enter(page, edge)
+    held: list[Route] = []
+    page.route("**/api/v1/drains/**", holding(held))
+    page.get_by_role("button", name="Drain rack-07/wolf", exact=True).click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name="Drain").click()
+    expect(dialog.get_by_role("button", name="Drain")).to_be_disabled()
+    expect(dialog.get_by_role("button", name="Cancel")).to_be_disabled()
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    held[0].continue_()
+    expect(page.get_by_text("rack-07/wolf is draining.")).to_be_visible()
+    expect(row(page, "rack-07/wolf")).to_contain_text("Draining")
+
+
+def test_a_page_comes_back_when_it_is_no_longer_refused(page: Page, edge: FakeEdge) -> None:
+    enter(page, edge)
+    expect(row(page, "rack-07/wolf")).to_be_visible()
+    edge.refused["/drains"] = (403, "wrong_scope", "A token with the scope read is needed.")
+    pass_time(page, edge, 5)
+    expect(page.get_by_role("heading", name="Your token does not allow this")).to_be_visible()
+    edge.refused.clear()
+    page.evaluate(SET_HIDDEN, True)
+    page.evaluate(SET_HIDDEN, False)
+    expect(row(page, "rack-07/wolf")).to_be_visible()

@@ -72,8 +72,15 @@ def test_loss_is_the_share_of_packets_that_did_not_come(page: Page) -> None:
 def test_old_samples_and_ended_sessions_are_forgotten(page: Page) -> None:
     steps = [(at, [reading(at)]) for at in range(0, 400_001, 5_000)]
     samples = history(page, *steps)
-    assert samples[0]["at"] == 220_000
+    assert samples[0]["at"] == 210_000
     assert history(page, (0, [reading(0)]), (2_000, [])) == []
+
+
+def test_a_chart_reaches_as_far_back_as_it_has_samples_within_bounds(page: Page) -> None:
+    call = "a.map((since) => m.windowOf(since === null ? [] : [{ at: since }], 200_000))"
+    assert imported(page, "rates.js", call, None, 199_000, 140_000, 10_000) == [
+        *(30_000, 30_000, 60_000, 180_000)
+    ]
 
 
 def test_sorting_keeps_what_is_not_known_last_either_way(page: Page) -> None:

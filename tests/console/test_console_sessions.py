@@ -103,3 +103,15 @@ def test_sessions_are_filtered_and_their_absence_is_said(page: Page, edge: FakeE
     edge.sessions = []
     pass_time(page, edge, 2)
     expect(page.get_by_role("heading", name="Nobody plays")).to_be_visible()
+
+
+def test_the_first_seconds_of_a_chart_can_be_read(page: Page, edge: FakeEdge) -> None:
+    enter(page, edge, title="Sessions")
+    trip = chart(page, "Living room TV", "Round trip")
+    dot = trip.locator(".spark-dot").first
+    expect(dot).to_have_attribute("d", re.compile(r"^M117.0 \d+"))
+    pass_time(page, edge, 6)
+    expect(trip).to_have_accessible_name(re.compile(" in the last 30 s$"))
+    line = trip.locator(".spark-line").first
+    begin = float((line.get_attribute("d") or "").removeprefix("M").split(" ")[0])
+    assert begin < 100

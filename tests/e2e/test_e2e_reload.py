@@ -42,7 +42,7 @@ class Edge:
 
     async def logged(self, event: str) -> dict[str, Any]:
         """Wait until an event is logged, and return the newest one."""
-        await until(lambda: bool(self.lines(event)))
+        await until(lambda: bool(self.lines(event)), TIMEOUT_S)
         return self.lines(event)[-1]
 
     def lines(self, event: str) -> list[dict[str, Any]]:

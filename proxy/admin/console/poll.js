@@ -61,7 +61,8 @@ export class Poll {
     this.health.works(this);
   }
 
-  /** Reads at once, or once more if it is reading. */
+  /** Reads at once. An answer that is under way may be older than what was just done: another
+   * is asked for, and only that one counts. */
   async now() {
     clearTimeout(this.#timer);
     if (this.#running) {
@@ -88,6 +89,7 @@ export class Poll {
     if (this.#stopped) return null;
     this.#failures = 0;
     this.health.works(this);
+    if (this.#again) return null;
     try {
       this.take(data);
     } catch (error) {

@@ -1,11 +1,21 @@
 // Devices that wait to be paired: each shows a PIN, which is told here.
 
 import { ask, list } from "./api.js";
-import { confirmed } from "./dialog.js";
+import { askFirst } from "./dialog.js";
 import { freshId, h, keyed, replace, setText } from "./dom.js";
 import { kilometres } from "./geography.js";
 import { icon } from "./icons.js";
-import { button, emptyState, errorLine, field, frame, refusal, skeleton, toast } from "./parts.js";
+import {
+  button,
+  emptyState,
+  errorLine,
+  field,
+  frame,
+  offer,
+  refusal,
+  skeleton,
+  toast,
+} from "./parts.js";
 import { Poll } from "./poll.js";
 import { PAIRERS, READERS, may } from "./scopes.js";
 import { many, pairingWords, placeWords, stopwatch } from "./words.js";
@@ -48,7 +58,10 @@ export function pairingsView({ who, health, edge }) {
       loaded = true;
       show();
     },
-    (error) => replace(body, refusal(error)),
+    (error) => {
+      loaded = false;
+      replace(body, refusal(error));
+    },
   );
   const clock = setInterval(() => kept.forEach((card) => card.tick()), CLOCK_MS);
   // Where the regions are may come after the devices.
@@ -97,11 +110,7 @@ export function pairingsView({ who, health, edge }) {
 async function offerUsers(datalist) {
   try {
     const { items } = await list("/clients");
-    const users = new Set(items.map(({ user }) => user).filter(Boolean));
-    replace(
-      datalist,
-      [...users].sort().map((value) => h("option", { value })),
-    );
+    offer(datalist, items);
   } catch {
     // Names can be typed as well.
   }
@@ -264,7 +273,7 @@ function isOver(problem) {
 }
 
 function askToRefuse(card, name, context) {
-  return confirmed({
+  askFirst({
     title: `Refuse ${name}?`,
     body: h(
       "p",
@@ -277,6 +286,7 @@ function askToRefuse(card, name, context) {
     done: () => {
       toast(`${name} was refused.`);
       context.drop(card.pairing.id);
+      context.changed();
     },
   });
 }
