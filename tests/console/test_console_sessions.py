@@ -111,7 +111,8 @@ def test_the_first_seconds_of_a_chart_can_be_read(page: Page, edge: FakeEdge) ->
     dot = trip.locator(".spark-dot").first
     expect(dot).to_have_attribute("d", re.compile(r"^M117.0 \d+"))
     pass_time(page, edge, 6)
-    expect(trip).to_have_accessible_name(re.compile(" in the last 30 s$"))
     line = trip.locator(".spark-line").first
+    expect(line).to_have_attribute("d", re.compile("L"))
+    expect(trip).to_have_accessible_name(re.compile(" in the last 30 s$"))
     begin = float((line.get_attribute("d") or "").removeprefix("M").split(" ")[0])
     assert begin < 100
