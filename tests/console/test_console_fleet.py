@@ -44,6 +44,7 @@ def test_a_region_of_the_map_is_pressed_to_see_its_backends_only(
     assert row_names(page) == ["tokyo-1/wolf"]
     page.get_by_role("button", name="All regions").click()
     assert len(row_names(page)) == 7
+    expect(page.get_by_label("Filter backends")).to_be_focused()
 
 
 def test_backends_are_sorted_by_any_column(page: Page, edge: FakeEdge) -> None:
@@ -199,6 +200,7 @@ def test_an_edge_that_cannot_be_reached_leaves_the_last_figures_and_is_asked_aga
     banner.get_by_role("button", name="Try now").click()
     expect(banner).to_be_hidden()
     expect(page.locator("main.stale")).to_have_count(0)
+    expect(page.get_by_role("heading", level=1, name="Fleet")).to_be_focused()
 
 
 def test_an_edge_that_takes_too_long_is_given_up(page: Page, edge: FakeEdge) -> None:

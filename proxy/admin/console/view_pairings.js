@@ -118,6 +118,7 @@ async function offerUsers(datalist) {
 
 function pairingCard(pairing, context) {
   const age = h("span", { class: "figures" });
+  const wait = h("p", { class: "muted" }, "waits for ", age);
   const place = h("p", { class: "muted" });
   const name = pairing.device || "A device";
   const heading = freshId("pairing");
@@ -132,7 +133,7 @@ function pairingCard(pairing, context) {
       h("h2", { id: heading }, name),
       h("p", { class: "figures" }, pairing.address),
       place,
-      h("p", { class: "muted" }, "waits for ", age),
+      wait,
     ),
     slot,
     result,
@@ -166,6 +167,7 @@ function pairingCard(pairing, context) {
     card.paired = good;
     element.dataset.outcome = good ? "good" : "bad";
     slot.remove();
+    wait.remove();
     const close = button("Done", () => context.drop(pairing.id), {
       "aria-label": `Done with ${name}`,
     });
