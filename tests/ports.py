@@ -8,6 +8,7 @@ process have the same ones.
 from __future__ import annotations
 
 import fcntl
+import os
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ _places: Final = range(20_000, 32_600, shift_step)
 @contextmanager
 def reserved() -> Iterator[range]:
     """Have a block of ports, free on every IPv4 address, to oneself."""
-    locks = Path(tempfile.gettempdir()) / "moonhost-test-ports"
+    locks = Path(tempfile.gettempdir()) / f"moonhost-test-ports-{os.getuid()}"
     locks.mkdir(exist_ok=True)
     for first in _places:
         with (locks / str(first)).open("w") as lock:

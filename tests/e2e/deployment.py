@@ -156,6 +156,7 @@ async def deployed(
 async def _running(
     config: ProxyConfig, folder: Path, plans: Sequence[HostPlan]
 ) -> AsyncIterator[Deployment]:
+    """Run what `deployed` has written."""
     async with trio.open_nursery() as nursery:
         with trio.fail_after(start_timeout_s):
             edge = await nursery.start(run_edge, config)

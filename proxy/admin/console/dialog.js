@@ -53,7 +53,9 @@ export function showUntil({ title, body, confirm }) {
   const { dialog, buttons, form } = dialogOf(title, body);
   buttons.append(button(confirm, () => dialog.close(), { kind: "primary" }));
   form.addEventListener("submit", (event) => event.preventDefault());
-  dialog.addEventListener("keydown", (event) => event.key === "Escape" && event.preventDefault());
+  dialog.setAttribute("closedby", "none");
+  // Where that is not known; such a browser may insist at the second time.
+  dialog.addEventListener("cancel", (event) => event.preventDefault());
   open(dialog);
   dialog.querySelector("[autofocus]").focus();
 }

@@ -61,8 +61,10 @@ export class Poll {
     this.health.works(this);
   }
 
-  /** Reads at once. An answer that is under way may be older than what was just done: another
-   * is asked for, and only that one counts. */
+  /**
+   * Reads at once. An answer that is under way may be older than what was just done: another one
+   * is asked for, and only that counts.
+   */
   async now() {
     clearTimeout(this.#timer);
     if (this.#running) {
