@@ -24,12 +24,13 @@ def find_shift(address: str, tcp: Iterable[int], udp: Iterable[int], *, start: i
     wanted = [*((socket.SOCK_STREAM, port) for port in tcp)]
     wanted += [(socket.SOCK_DGRAM, port) for port in udp]
     for shift in range(start, max_shift + 1, shift_step):
-        if all(_is_free(address, port + shift, kind) for kind, port in wanted):
+        if all(is_free(address, port + shift, kind) for kind, port in wanted):
             return shift
     raise NoRoom(f"no block of {len(wanted)} free ports was found on {address}")
 
 
-def _is_free(address: str, port: int, kind: socket.SocketKind) -> bool:
+def is_free(address: str, port: int, kind: socket.SocketKind) -> bool:
+    """Tell whether a server could have a port now."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, kind) as probe:
         if kind == socket.SOCK_STREAM:

@@ -13,7 +13,8 @@ from proxy.config import ProxyConfig
 min_rtsp_ports: Final = 8
 own_udp_ports: Final = 12
 _first_rtsp_port: Final = 48010
-_edge_tcp: Final = (47980, 47981, 47984, 47989)
+lowest_port: Final = 47980
+_edge_tcp: Final = (lowest_port, 47981, 47984, 47989)
 _edge_udp: Final = (47998, 47999, 48000, *range(48074, 48074 + own_udp_ports))
 
 
@@ -59,7 +60,7 @@ addresses = ["127.0.0.1"]
 port = {47981 + shift}
 
 [admin]
-port = {47980 + shift}
+port = {lowest_port + shift}
 
 {settings}
 """

@@ -7,10 +7,13 @@ from collections.abc import Iterator
 import pytest
 from redis_process import RedisProcess
 
+from tests.ports import reserved
+
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
-    server = RedisProcess(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.kill()
+    with reserved() as block:
+        server = RedisProcess(tmp_path_factory.mktemp("redis"), block[0])
+        server.start()
+        yield server
+        server.kill()

@@ -1,4 +1,4 @@
-"""A real ``redis-server`` for tests, on a loopback port of its own and without a disk."""
+"""A real ``redis-server`` for tests, on a loopback port and without a disk."""
 
 from __future__ import annotations
 
@@ -22,12 +22,10 @@ missing = "THE REDIS STORE IS NOT TESTED: there is no redis-server here (apt ins
 class RedisProcess:
     """A server that can be killed, stopped and started again at the same address."""
 
-    def __init__(self, folder: Path, *arguments: str, tls: bool = False) -> None:
+    def __init__(self, folder: Path, port: int, *arguments: str, tls: bool = False) -> None:
         if program is None:
             pytest.skip(missing)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = port
         self.socket = folder / "redis.sock"
         self._tls = tls
         ports = ("--port", "0", "--tls-port") if tls else ("--port",)

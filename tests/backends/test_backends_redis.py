@@ -49,9 +49,9 @@ async def raw(redis_server: RedisProcess) -> AsyncIterator[RedisServer]:
 
 
 @pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[RedisProcess]:
+def own_server(tmp_path: Path, own_ports: range) -> Iterator[RedisProcess]:
     """Have a server that a test may harm."""
-    server = RedisProcess(tmp_path, "--requirepass", "hunter2")
+    server = RedisProcess(tmp_path, own_ports[0], "--requirepass", "hunter2")
     server.start()
     yield server
     server.kill()
@@ -203,7 +203,7 @@ async def test_it_is_reached_by_its_unix_socket_too(redis_server: RedisProcess) 
         assert await store.delete_drain("alpha")
 
 
-async def test_tls_is_verified(tmp_path: Path) -> None:
+async def test_tls_is_verified(tmp_path: Path, own_ports: range) -> None:
     authority, stranger = trustme.CA(), trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
@@ -212,6 +212,7 @@ async def test_tls_is_verified(tmp_path: Path) -> None:
     pem = str(tmp_path / "server.pem")
     server = RedisProcess(
         tmp_path,
+        own_ports[0],
         *("--tls-cert-file", pem, "--tls-key-file", pem, "--tls-auth-clients", "no"),
         tls=True,
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -31,20 +32,25 @@ def edge(served: ServedEdge) -> FakeEdge:
     return served.api.edge
 
 
-@pytest.fixture
-def tab(
-    request: pytest.FixtureRequest, browser: BrowserThread, served: ServedEdge
-) -> Iterator[Tab]:
-    """A tab in which nothing may go wrong unseen: every test ends with a look at its console."""
+@contextmanager
+def watched_tab(browser: BrowserThread, **options: Any) -> Iterator[Tab]:
+    """Open a tab in which nothing may go wrong unseen: it ends with a look at its console."""
     stack = ExitStack()
-    marker = request.node.get_closest_marker("tab")
-    options = {"base_url": served.url} | (marker.kwargs if marker else {})
     tab = browser.run(lambda: stack.enter_context(browser.tab(**options)))
     try:
         yield tab
         assert tab.complaints == []
     finally:
         browser.run(stack.close)
+
+
+@pytest.fixture
+def tab(
+    request: pytest.FixtureRequest, browser: BrowserThread, served: ServedEdge
+) -> Iterator[Tab]:
+    marker = request.node.get_closest_marker("tab")
+    with watched_tab(browser, base_url=served.url, **(marker.kwargs if marker else {})) as tab:
+        yield tab
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -29,6 +29,7 @@ from starlette.routing import Route
 from proxy.admin import console_files
 from tests.console.fake_fleet import client, events, fleet, pairing, session
 
+HOST: Final = "127.0.0.1"
 COOKIE: Final = "__Host-moonhost"
 RIGHT_PIN: Final = "4711"
 TOKENS: Final = {
@@ -65,6 +66,9 @@ class FakeEdge:
     """The most items that one page of a list holds."""
     streams_break: int = 0
     """How many streams of events still end at once."""
+    ahead_s: float = 0.0
+    """How far what it counts is ahead of the time."""
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def note(self, kind: str, subject: str, **details: str) -> None:
         """Let something happen."""
@@ -73,6 +77,12 @@ class FakeEdge:
         self.events.insert(
             0, {"id": last + 1, "at": at, "kind": kind, "subject": subject, **details}
         )
+
+    def let_in(self, token: str) -> str:
+        """Return the cookie of a new login with a token."""
+        cookie = f"{token}:{next(self._numbers)}"
+        self.logins.add(cookie)
+        return cookie
 
 
 def populated(count: int = 7) -> FakeEdge:
@@ -116,7 +126,6 @@ class FakeApi:
 
     def __init__(self, edge: FakeEdge) -> None:
         self.edge = edge
-        self._numbers = itertools.count(1)
 
     def application(self) -> Starlette:
         lists = ("backends", "sessions", "clients", "pairings", "drains", "events", "tokens")
@@ -165,7 +174,8 @@ class FakeApi:
         async def listed(request: Request) -> Response:
             items = getattr(self.edge, name)
             if name == "sessions":
-                items = [moving(one) for one in items]
+                now = time.monotonic() + self.edge.ahead_s
+                items = [moving(one, now) for one in items]
             begin = int(request.query_params.get("cursor", "0"))
             end = begin + min(self.edge.page, int(request.query_params.get("limit", "100")))
             more = str(end) if end < len(items) else None
@@ -205,10 +215,8 @@ class FakeApi:
         token = (await request.json())["token"]
         if token not in TOKENS:
             return _problem(401, "unauthorized", "No such token.")
-        cookie = f"{token}:{next(self._numbers)}"
-        edge.logins.add(cookie)
         answer = JSONResponse({"name": token, "scopes": TOKENS[token], "expires_at": ago(-7200)})
-        answer.set_cookie(COOKIE, cookie, httponly=True, samesite="strict", secure=True)
+        answer.set_cookie(COOKIE, edge.let_in(token), httponly=True, samesite="strict", secure=True)
         return answer
 
     async def _logout(self, request: Request) -> Response:
@@ -288,9 +296,8 @@ def _key(one: dict[str, Any], what: str, known: str) -> str:
     return f"{one['kind']}/{one['name']}" if what == "tokens" else str(one[known])
 
 
-def moving(held: dict[str, Any]) -> dict[str, Any]:
-    """Return a session with counters as of now: deterministic, but for the moment they are read."""
-    now = time.monotonic()
+def moving(held: dict[str, Any], now: float) -> dict[str, Any]:
+    """Return a session with counters as of a moment, in seconds."""
     phase = now / 9 + len(held["id"]) + ord(held["id"][-1])
     rate = held["rate"]
     wave = 1 + 0.25 * math.sin(phase)
@@ -353,7 +360,7 @@ class ServedEdge:
     async def _serve(self) -> None:
         token = trio.lowlevel.current_trio_token()
         settings = hypercorn.config.Config()
-        settings.bind = [f"127.0.0.1:{self._port}"]
+        settings.bind = [f"{HOST}:{self._port}"]
         settings.errorlog = None
         with suppress(trio.Cancelled):
             async with trio.open_nursery() as nursery:

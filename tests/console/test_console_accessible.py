@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 from playwright.sync_api import Page, expect
-from visit import PAGES, log_in, open_page
+from visit import PAGES, enter, open_page, pass_time
 
 from tests.console.fake_edge import FakeEdge
 
@@ -23,7 +23,7 @@ def wrong(page: Page, *checks: str) -> list[str]:
     return list(page.evaluate(AUDIT, list(checks)))
 
 
-def opened(page: Page, title: str) -> None:
+def opened(page: Page, edge: FakeEdge, title: str) -> None:
     """Open a page, with everything on it that can be opened."""
     open_page(page, title)
     if title == "Fleet":
@@ -31,6 +31,8 @@ def opened(page: Page, title: str) -> None:
     if title == "Clients":
         page.get_by_role("button", name="Rename iPad").click()
     if title == "Sessions":
+        page.get_by_role("button", name="End Desktop of Anna's phone").wait_for()
+        pass_time(page, edge, 2)
         expect(page.locator(".figure-high:visible").first).to_be_visible()
     if title == "Events":
         expect(page.get_by_text("Live", exact=True)).to_be_visible()
@@ -43,9 +45,9 @@ def test_text_stands_out_in_every_page_and_theme(page: Page, edge: FakeEdge, the
     page.goto("/console/")
     page.get_by_role("button", name="Log in").click()
     assert wrong(page, "contrast") == []
-    log_in(page)
+    enter(page, edge)
     for title in PAGES:
-        opened(page, title)
+        opened(page, edge, title)
         assert wrong(page, "contrast") == [], title
 
 
@@ -53,9 +55,9 @@ def test_every_control_of_every_page_has_a_name_and_its_place(page: Page, edge: 
     page.goto("/console/")
     expect(page.get_by_label("API token")).to_be_visible()
     assert wrong(page, "names", "structure") == []
-    log_in(page)
+    enter(page, edge)
     for title in PAGES:
-        opened(page, title)
+        opened(page, edge, title)
         assert wrong(page, "names", "structure") == [], title
 
 
@@ -66,16 +68,16 @@ def test_a_phone_shows_every_page_without_scrolling_aside_and_with_room_for_fing
     page.goto("/console/")
     expect(page.get_by_label("API token")).to_be_visible()
     assert wrong(page, "width", "touch") == []
-    log_in(page)
+    enter(page, edge)
     for title in PAGES:
-        opened(page, title)
+        opened(page, edge, title)
         assert wrong(page, "width", "touch") == [], title
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_dialogs_are_as_good_as_pages(page: Page, edge: FakeEdge, theme: Any) -> None:
     page.emulate_media(color_scheme=theme)
-    log_in(page)
+    enter(page, edge)
     page.get_by_role("button", name="Drain rack-07/wolf", exact=True).click()
     assert wrong(page, "contrast", "names") == []
     page.keyboard.press("Escape")
@@ -92,9 +94,7 @@ def test_dialogs_are_as_good_as_pages(page: Page, edge: FakeEdge, theme: Any) ->
 def test_one_key_leads_past_the_navigation_and_the_focus_can_be_seen(
     page: Page, edge: FakeEdge
 ) -> None:
-    log_in(page)
-    open_page(page, "Sessions")
-    page.reload()
+    enter(page, edge, title="Sessions")
     expect(page.get_by_role("button", name="End Desktop of Anna's phone")).to_be_visible()
     page.keyboard.press("Tab")
     skip = page.get_by_role("link", name="Skip to the content")
@@ -108,7 +108,7 @@ def test_one_key_leads_past_the_navigation_and_the_focus_can_be_seen(
 
 
 def test_a_page_is_announced_by_its_heading_and_its_title(page: Page, edge: FakeEdge) -> None:
-    log_in(page)
+    enter(page, edge)
     open_page(page, "Clients")
     expect(page.get_by_role("heading", level=1, name="Clients")).to_be_focused()
     expect(page).to_have_title("Clients · moonhost")
@@ -119,7 +119,7 @@ def test_a_page_is_announced_by_its_heading_and_its_title(page: Page, edge: Fake
 def test_nothing_moves_for_those_who_want_it_still(page: Page, edge: FakeEdge) -> None:
     page.emulate_media(reduced_motion="reduce")
     page.route("**/api/v1/backends*", lambda route: None)
-    log_in(page)
+    enter(page, edge)
     row = page.locator(".skeleton-row").first
     expect(row).to_be_visible()
     assert row.evaluate("(one) => getComputedStyle(one).animationName") == "none"

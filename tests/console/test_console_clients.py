@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from playwright.sync_api import Page, expect
-from visit import log_in, open_page, row
+from visit import enter, row
 
 from tests.console.fake_edge import FakeEdge
 
@@ -9,8 +9,7 @@ PHONE = "0a" * 32
 
 
 def test_a_client_is_renamed_where_it_stands(page: Page, edge: FakeEdge) -> None:
-    log_in(page, "operator")
-    open_page(page, "Clients")
+    enter(page, edge, "operator", title="Clients")
     page.get_by_role("button", name="Rename Anna's phone").click()
     name = page.get_by_role("textbox", name="Rename Anna's phone")
     expect(name).to_be_focused()
@@ -29,8 +28,7 @@ def test_a_client_is_renamed_where_it_stands(page: Page, edge: FakeEdge) -> None
 
 
 def test_a_client_is_given_to_a_user_and_taken_away(page: Page, edge: FakeEdge) -> None:
-    log_in(page, "operator")
-    open_page(page, "Clients")
+    enter(page, edge, "operator", title="Clients")
     change = page.get_by_role("button", name="Change whose device iPad is")
     field = page.get_by_role("combobox", name="Change whose device iPad is")
     for user in ("ben", ""):
@@ -44,8 +42,7 @@ def test_a_client_is_given_to_a_user_and_taken_away(page: Page, edge: FakeEdge) 
 def test_a_client_is_unpaired_after_a_question_that_says_what_it_plays(
     page: Page, edge: FakeEdge
 ) -> None:
-    log_in(page, "operator")
-    open_page(page, "Clients")
+    enter(page, edge, "operator", title="Clients")
     page.get_by_role("button", name="Unpair Anna's phone").click()
     dialog = page.get_by_role("dialog", name="Unpair Anna's phone?")
     expect(dialog).to_contain_text("It plays Desktop now; that session is ended.")
@@ -56,15 +53,13 @@ def test_a_client_is_unpaired_after_a_question_that_says_what_it_plays(
 
 
 def test_what_a_client_plays_is_told_by_its_title(page: Page, edge: FakeEdge) -> None:
-    log_in(page)
-    open_page(page, "Clients")
+    enter(page, edge, title="Clients")
     expect(row(page, "Living room TV")).to_contain_text("Steam Big Picture")
     expect(row(page, "moonlight-embedded")).not_to_contain_text("6589")
 
 
 def test_who_may_only_read_is_not_offered_to_change_clients(page: Page, edge: FakeEdge) -> None:
-    log_in(page, "reader")
-    open_page(page, "Clients")
+    enter(page, edge, "reader", title="Clients")
     expect(row(page, "Anna's phone")).to_be_visible()
     expect(page.locator("main").get_by_role("button", name="Rename")).to_have_count(0)
     expect(page.get_by_role("button", name="Unpair")).to_have_count(0)
@@ -72,6 +67,5 @@ def test_who_may_only_read_is_not_offered_to_change_clients(page: Page, edge: Fa
 
 def test_that_nothing_is_paired_is_said(page: Page, edge: FakeEdge) -> None:
     edge.clients = []
-    log_in(page)
-    open_page(page, "Clients")
+    enter(page, edge, title="Clients")
     expect(page.get_by_role("heading", name="No paired clients")).to_be_visible()

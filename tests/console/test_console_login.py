@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 
 from playwright.sync_api import Page, expect
-from visit import PAGES, log_in, open_page
+from visit import PAGES, enter, log_in, pass_time
 
 from tests.console.fake_edge import FakeEdge
 
@@ -38,21 +38,24 @@ def test_the_page_keeps_no_token(page: Page, edge: FakeEdge) -> None:
 
 def test_whoever_tries_too_often_is_told_how_long_to_wait(page: Page, edge: FakeEdge) -> None:
     edge.login_wait_s = 2
+    page.clock.install()
     page.goto("/console/")
     page.get_by_label("API token").fill("admin")
     page.keyboard.press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("Too many attempts. Wait 2 s")
     button = page.get_by_role("button", name=re.compile("Log in"))
     expect(button).to_be_disabled()
+    pass_time(page, edge, 2)
     expect(button).to_be_enabled()
     button.click()
     expect(page.get_by_role("heading", level=1, name="Fleet")).to_be_visible()
 
 
 def test_a_login_that_ends_midway_leads_back_to_where_one_was(page: Page, edge: FakeEdge) -> None:
-    log_in(page)
-    open_page(page, "Sessions")
+    enter(page, edge, title="Sessions")
+    expect(page.get_by_role("button", name="End Desktop of Anna's phone")).to_be_visible()
     edge.logins.clear()
+    pass_time(page, edge, 2)
     expect(page.get_by_text("Your login has ended")).to_be_visible()
     page.get_by_label("API token").fill("admin")
     page.keyboard.press("Enter")
@@ -71,11 +74,10 @@ def test_logging_out_ends_the_login(page: Page, edge: FakeEdge) -> None:
 
 def test_pages_are_offered_as_the_token_allows(page: Page, edge: FakeEdge) -> None:
     offered = {}
-    for token in ("pairer", "reader", "admin"):
-        log_in(page, token)
+    for token, first in (("pairer", "Pairings"), ("reader", "Fleet"), ("admin", "Fleet")):
+        enter(page, edge, token, title=first)
         links = page.get_by_role("navigation", name="Pages").get_by_role("link")
         offered[token] = [text.split("\n")[0] for text in links.all_inner_texts()]
-        page.context.clear_cookies()
     assert offered == {"pairer": ["Pairings"], "reader": list(PAGES[:-1]), "admin": list(PAGES)}
 
 
@@ -96,7 +98,7 @@ def test_the_theme_is_the_systems_until_another_is_chosen_and_that_is_kept(
     def ground() -> str:
         return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
 
-    log_in(page)
+    enter(page, edge)
     light = ground()
     page.emulate_media(color_scheme="dark")
     dark = ground()
@@ -115,7 +117,8 @@ def test_the_theme_is_the_systems_until_another_is_chosen_and_that_is_kept(
 
 def test_an_edge_that_drains_or_has_lost_its_store_says_so(page: Page, edge: FakeEdge) -> None:
     edge.accepting = False
-    log_in(page)
+    enter(page, edge)
     expect(page.get_by_text("This edge is draining")).to_be_visible()
     edge.accepting, edge.store_up = True, False
+    pass_time(page, edge, 5)
     expect(page.get_by_text("The store does not answer.")).to_be_visible()

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page
 from visit import imported
 
+from tests.console.conftest import watched_tab
+from tests.console.fake_edge import ServedEdge
+from tests.e2e.browser import BrowserThread
 
-@pytest.fixture(autouse=True)
-def at_the_console(browser: Any, page: Page) -> None:
-    browser.run(lambda: page.goto("/console/favicon.svg"))
+
+@pytest.fixture(scope="module")
+def page(browser: BrowserThread, served: ServedEdge) -> Iterator[Page]:
+    """One page for all tests: what they ask for keeps nothing."""
+    with watched_tab(browser, base_url=served.url) as tab:
+        browser.run(lambda: tab.page.goto("/console/favicon.svg"))
+        yield tab.page
 
 
 def reading(sent: int, *, packets: int = 0, missing: int = 0, name: str = "s") -> dict[str, Any]:
@@ -64,8 +72,15 @@ def test_loss_is_the_share_of_packets_that_did_not_come(page: Page) -> None:
 def test_old_samples_and_ended_sessions_are_forgotten(page: Page) -> None:
     steps = [(at, [reading(at)]) for at in range(0, 400_001, 5_000)]
     samples = history(page, *steps)
-    assert samples[0]["at"] == 220_000
+    assert samples[0]["at"] == 210_000
     assert history(page, (0, [reading(0)]), (2_000, [])) == []
+
+
+def test_a_chart_reaches_as_far_back_as_it_has_samples_within_bounds(page: Page) -> None:
+    call = "a.map((since) => m.windowOf(since === null ? [] : [{ at: since }], 200_000))"
+    assert imported(page, "rates.js", call, None, 199_000, 140_000, 10_000) == [
+        *(30_000, 30_000, 60_000, 180_000)
+    ]
 
 
 def test_sorting_keeps_what_is_not_known_last_either_way(page: Page) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 
 from playwright.sync_api import Locator, Page, expect
-from visit import log_in, open_page
+from visit import enter, pass_time
 
 from tests.console.fake_edge import FakeEdge
 from tests.console.fake_fleet import session
@@ -18,8 +18,7 @@ def chart(page: Page, client: str, title: str) -> Locator:
 
 
 def test_sessions_tell_who_plays_what_where(page: Page, edge: FakeEdge) -> None:
-    log_in(page)
-    open_page(page, "Sessions")
+    enter(page, edge, title="Sessions")
     phone = card(page, "Anna's phone")
     for words in (
         "Desktop",
@@ -34,12 +33,14 @@ def test_sessions_tell_who_plays_what_where(page: Page, edge: FakeEdge) -> None:
 
 
 def test_figures_move_and_bear_their_units(page: Page, edge: FakeEdge) -> None:
-    log_in(page)
-    open_page(page, "Sessions")
+    enter(page, edge, title="Sessions")
     bitrate = chart(page, "Living room TV", "Bitrate")
+    bitrate.wait_for()
+    pass_time(page, edge, 2)
     expect(bitrate).to_have_accessible_name(re.compile(r"^Bitrate: \d+\.\d Mbit/s; between"))
     line = card(page, "Living room TV").locator(".spark-line").first
     first = line.get_attribute("d")
+    pass_time(page, edge, 2)
     expect(line).not_to_have_attribute("d", first or "")
     expect(chart(page, "Living room TV", "Round trip")).to_have_accessible_name(
         re.compile(r"client \d+ ms, host \d+(\.\d)? ms")
@@ -48,17 +49,17 @@ def test_figures_move_and_bear_their_units(page: Page, edge: FakeEdge) -> None:
 
 
 def test_what_is_too_high_is_said_in_words_as_well(page: Page, edge: FakeEdge) -> None:
-    log_in(page)
-    open_page(page, "Sessions")
+    enter(page, edge, title="Sessions")
     loss = card(page, "iPad").locator(".figure").filter(has_text="Loss")
+    loss.wait_for()
+    pass_time(page, edge, 2)
     expect(loss.get_by_text("high")).to_be_visible()
     other = card(page, "Living room TV").locator(".figure").filter(has_text="Loss")
     expect(other.get_by_text("high")).to_be_hidden()
 
 
 def test_what_is_not_known_is_not_shown_as_nought(page: Page, edge: FakeEdge) -> None:
-    log_in(page)
-    open_page(page, "Sessions")
+    enter(page, edge, title="Sessions")
     expect(chart(page, "Steam Deck", "Round trip")).to_have_accessible_name(
         "Round trip: client not known, host not known"
     )
@@ -66,14 +67,12 @@ def test_what_is_not_known_is_not_shown_as_nought(page: Page, edge: FakeEdge) ->
 
 def test_a_client_without_a_name_is_told_by_its_id(page: Page, edge: FakeEdge) -> None:
     edge.sessions = [session(5)]
-    log_in(page)
-    open_page(page, "Sessions")
+    enter(page, edge, title="Sessions")
     expect(card(page, "Client 0f0f0f0f0f0f")).to_be_visible()
 
 
 def test_a_session_is_ended_after_a_question(page: Page, edge: FakeEdge) -> None:
-    log_in(page, "operator")
-    open_page(page, "Sessions")
+    enter(page, edge, "operator", title="Sessions")
     end = page.get_by_role("button", name="End Desktop of Anna's phone")
     end.click()
     dialog = page.get_by_role("dialog", name="End Desktop?")
@@ -90,18 +89,30 @@ def test_a_session_is_ended_after_a_question(page: Page, edge: FakeEdge) -> None
 
 
 def test_who_may_only_read_is_not_offered_to_end_anything(page: Page, edge: FakeEdge) -> None:
-    log_in(page, "reader")
-    open_page(page, "Sessions")
+    enter(page, edge, "reader", title="Sessions")
     expect(card(page, "iPad")).to_contain_text("us-east-gpu-pool/wolf")
     expect(page.get_by_role("button", name=re.compile("^End"))).to_have_count(0)
 
 
 def test_sessions_are_filtered_and_their_absence_is_said(page: Page, edge: FakeEdge) -> None:
-    log_in(page)
-    open_page(page, "Sessions")
+    enter(page, edge, title="Sessions")
     page.get_by_label("Filter sessions").fill("witcher")
     expect(page.locator(".session")).to_have_count(1)
     page.get_by_label("Filter sessions").fill("tetris")
     expect(page.get_by_text("No session matches.")).to_be_visible()
     edge.sessions = []
+    pass_time(page, edge, 2)
     expect(page.get_by_role("heading", name="Nobody plays")).to_be_visible()
+
+
+def test_the_first_seconds_of_a_chart_can_be_read(page: Page, edge: FakeEdge) -> None:
+    enter(page, edge, title="Sessions")
+    trip = chart(page, "Living room TV", "Round trip")
+    dot = trip.locator(".spark-dot").first
+    expect(dot).to_have_attribute("d", re.compile(r"^M117.0 \d+"))
+    pass_time(page, edge, 6)
+    line = trip.locator(".spark-line").first
+    expect(line).to_have_attribute("d", re.compile("L"))
+    expect(trip).to_have_accessible_name(re.compile(" in the last 30 s$"))
+    begin = float((line.get_attribute("d") or "").removeprefix("M").split(" ")[0])
+    assert begin < 100

@@ -17,7 +17,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 CHROMIUM: Final = "/usr/bin/chromium"
-wait_ms: Final = 10_000
+wait_ms: Final = 30_000
 _run_timeout_s: Final = 120.0
 
 _T = TypeVar("_T")

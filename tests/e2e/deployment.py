@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,10 +27,10 @@ from simulator.config import DEFAULT_APPS, HostConfig, Traps
 from simulator.host import HostHandle, run_host
 from simulator.picture import PictureKind
 from tests.e2e.real_client import RealClient
+from tests.ports import reserved, shift_to
 from tests.waiting import until
 
 start_timeout_s = 30.0
-_tests_start = 6_000
 
 
 @dataclass(frozen=True)
@@ -143,10 +143,20 @@ async def deployed(
     `settings` is TOML for the end of the edge's configuration, and `environ` overlays all of it
     (``MOONHOST_TEST__SECTION__SETTING``).
     """
-    path = write_edge_config(
-        folder, listen, shift_from=_tests_start, settings=settings, rtsp_ports=rtsp_ports
-    )
-    config = load_toml(path, ProxyConfig, "MOONHOST_TEST", environ=environ)
+    with reserved() as block:
+        path = write_edge_config(
+            folder, listen, shift_from=shift_to(block), settings=settings, rtsp_ports=rtsp_ports
+        )
+        config = load_toml(path, ProxyConfig, "MOONHOST_TEST", environ=environ)
+        async with _running(config, folder, plans) as deployment:
+            yield deployment
+
+
+@asynccontextmanager
+async def _running(
+    config: ProxyConfig, folder: Path, plans: Sequence[HostPlan]
+) -> AsyncIterator[Deployment]:
+    """Run what `deployed` has written."""
     async with trio.open_nursery() as nursery:
         with trio.fail_after(start_timeout_s):
             edge = await nursery.start(run_edge, config)

@@ -13,10 +13,9 @@ from typing import Any, Final
 import httpx
 import trio
 
-from moonhost.ports import find_shift
+from tests.ports import reserved
 from tests.waiting import until
 
-_port: Final = 29_090
 ready_timeout_s: Final = 20.0
 
 
@@ -42,8 +41,14 @@ class Prometheus:
 @asynccontextmanager
 async def prometheus(folder: Path, *, target_port: int, rules: Path) -> AsyncIterator[Prometheus]:
     """Run it for the length of a block, on loopback, with all that it writes in `folder`."""
-    port = _port + find_shift("127.0.0.1", [_port], [])
-    _configure(folder, target_port, rules)
+    with reserved() as block:
+        _configure(folder, target_port, rules)
+        async with _running(folder, block[0]) as running:
+            yield running
+
+
+@asynccontextmanager
+async def _running(folder: Path, port: int) -> AsyncIterator[Prometheus]:
     with (folder / "log").open("wb") as log:
         process = await trio.lowlevel.open_process(
             [

@@ -21,7 +21,6 @@ from settings import load_toml
 from tests.waiting import until
 
 TIMEOUT_S = 60.0
-SHIFT_FROM = 13_000
 
 
 class Edge:
@@ -43,7 +42,7 @@ class Edge:
 
     async def logged(self, event: str) -> dict[str, Any]:
         """Wait until an event is logged, and return the newest one."""
-        await until(lambda: bool(self.lines(event)))
+        await until(lambda: bool(self.lines(event)), TIMEOUT_S)
         return self.lines(event)[-1]
 
     def lines(self, event: str) -> list[dict[str, Any]]:
@@ -81,9 +80,11 @@ async def running(path: Path) -> AsyncIterator[Edge]:
             await process.wait()
 
 
-async def test_an_edge_takes_what_can_change_and_refuses_what_is_broken(tmp_path: Path) -> None:
+async def test_an_edge_takes_what_can_change_and_refuses_what_is_broken(
+    tmp_path: Path, shift_from: int
+) -> None:
     users = '[users.anna]\napps = ["Desktop"]\n'
-    path = write_edge_config(tmp_path, shift_from=SHIFT_FROM, settings=users)
+    path = write_edge_config(tmp_path, shift_from=shift_from, settings=users)
     async with running(path) as edge:
         assert await edge.may("anna", "Desktop")
         assert not await edge.may("anna", "Steam")

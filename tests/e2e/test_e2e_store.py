@@ -18,10 +18,10 @@ more = 50
 
 
 @pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[RedisProcess]:
+def redis_server(tmp_path: Path, own_ports: range) -> Iterator[RedisProcess]:
     folder = tmp_path / "redis"
     folder.mkdir()
-    server = RedisProcess(folder, "--appendonly", "yes", "--appendfsync", "always")
+    server = RedisProcess(folder, own_ports[0], "--appendonly", "yes", "--appendfsync", "always")
     server.start()
     yield server
     server.kill()

@@ -16,8 +16,6 @@ from moonhost.sample_configs import write_edge_config
 
 Run = Callable[..., tuple[int, str, str]]
 
-shift_from = 12_000
-
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
@@ -85,7 +83,9 @@ def test_every_mistake_in_a_configuration_is_told_at_once(run: Run, tmp_path: Pa
         assert place in errors
 
 
-def test_a_token_is_printed_once_and_only_its_hash_is_kept(run: Run, tmp_path: Path) -> None:
+def test_a_token_is_printed_once_and_only_its_hash_is_kept(
+    run: Run, tmp_path: Path, shift_from: int
+) -> None:
     path = write_edge_config(tmp_path, shift_from=shift_from)
 
     status, token, _ = run("token", "agent", "living-room", "--config", str(path))
@@ -101,7 +101,7 @@ def test_a_token_is_printed_once_and_only_its_hash_is_kept(run: Run, tmp_path: P
     [("a/b", "read", "letters, digits"), ("local", "read", "is not local"), ("a", "all", "Scopes")],
 )
 def test_an_api_token_that_makes_no_sense_is_refused(
-    run: Run, tmp_path: Path, name: str, scopes: str, said: str
+    run: Run, tmp_path: Path, name: str, scopes: str, said: str, shift_from: int
 ) -> None:
     path = write_edge_config(tmp_path, shift_from=shift_from)
     status, _, errors = run("token", "create", name, "--scopes", scopes, "--config", str(path))
@@ -109,7 +109,9 @@ def test_an_api_token_that_makes_no_sense_is_refused(
     assert said in errors
 
 
-def test_an_api_token_is_made_while_the_edge_is_down(run: Run, tmp_path: Path) -> None:
+def test_an_api_token_is_made_while_the_edge_is_down(
+    run: Run, tmp_path: Path, shift_from: int
+) -> None:
     path = write_edge_config(tmp_path, shift_from=shift_from)
     status, token, _ = run("token", "create", "anna", "--config", str(path))
     assert status == 0
@@ -127,7 +129,7 @@ def test_the_command_that_the_demo_tells_can_be_typed() -> None:
     assert told.returncode == 0
 
 
-def test_a_token_for_no_name_is_refused(run: Run, tmp_path: Path) -> None:
+def test_a_token_for_no_name_is_refused(run: Run, tmp_path: Path, shift_from: int) -> None:
     path = write_edge_config(tmp_path, shift_from=shift_from)
 
     status, _, errors = run("token", "agent", "a/b", "--config", str(path))
@@ -136,7 +138,9 @@ def test_a_token_for_no_name_is_refused(run: Run, tmp_path: Path) -> None:
     assert "letters, digits" in errors
 
 
-def test_an_edge_that_was_never_started_cannot_be_asked(run: Run, tmp_path: Path) -> None:
+def test_an_edge_that_was_never_started_cannot_be_asked(
+    run: Run, tmp_path: Path, shift_from: int
+) -> None:
     path = write_edge_config(tmp_path, shift_from=shift_from)
 
     status, _, errors = run("sessions", "--config", str(path))
@@ -145,7 +149,9 @@ def test_an_edge_that_was_never_started_cannot_be_asked(run: Run, tmp_path: Path
     assert "has the edge been started once?" in errors
 
 
-def test_a_load_test_says_that_it_needs_the_admin_api(run: Run, tmp_path: Path) -> None:
+def test_a_load_test_says_that_it_needs_the_admin_api(
+    run: Run, tmp_path: Path, shift_from: int
+) -> None:
     path = write_edge_config(tmp_path, shift_from=shift_from)
 
     status, output, errors = run("loadtest", "--edge", "127.0.0.1", "--config", str(path))
@@ -181,7 +187,7 @@ def _follow(config: tuple[str, ...]) -> None:
 
 
 def test_an_edge_answers_its_commands_and_ends_cleanly_on_sigterm(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shift_from: int
 ) -> None:
     path = write_edge_config(tmp_path, shift_from=shift_from)
     config = ("--config", str(path))

@@ -69,6 +69,12 @@ async def test_every_answer_forbids_what_the_console_does_not_need(
     assert headers["cache-control"] == "no-cache"
 
 
+def test_the_page_asks_for_all_modules_at_once() -> None:
+    preloaded = re.findall('rel="modulepreload" href="(.*?)"', (FOLDER / "index.html").read_text())
+    scripts = {name for name in NAMES if name.endswith(".js")}
+    assert sorted(preloaded) == sorted(scripts - {"app.js", "theme_first.js"})
+
+
 async def test_a_file_that_the_browser_has_is_not_sent_again(console: httpx.AsyncClient) -> None:
     etag = (await console.get("/console/app.js")).headers["etag"]
     assert re.fullmatch(r'"[0-9a-f]{32}"', etag)

@@ -67,11 +67,9 @@ async def test_an_address_that_was_asked_for_must_be_there() -> None:
         await open_doors(["192.0.2.1"], 1)
 
 
-async def test_one_port_is_open_in_both_families_at_once() -> None:
+async def test_one_port_is_open_in_both_families_at_once(own_ports: range) -> None:
     """Each family has a socket of its own, so IPv4 clients are never seen as IPv6."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = own_ports[0]
     listeners = await open_doors(BOTH, port)
     for address in ("127.0.0.1", "::1"):
         await (await trio.open_tcp_stream(address, port)).aclose()

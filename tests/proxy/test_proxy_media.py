@@ -24,6 +24,7 @@ from proxy.udp_port import Arrival, Endpoint, UdpPort, connect_socket
 from revdial.errors import DialRefused, TunnelClosed
 from revdial.flow import DatagramChannel
 from revdial.framing import Batch, Run, gather
+from tests.ports import reserved
 from tests.waiting import until
 
 LOOPBACK = "127.0.0.1"
@@ -189,27 +190,24 @@ class Edge:
         return self.clients[-1]
 
 
-def free_ports(number: int) -> list[int]:
-    sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(number)]
-    try:
-        for one in sockets:
-            one.bind(("0.0.0.0", 0))  # free on every address: the edge listens on all
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+@asynccontextmanager
+async def running(roaming: RoamingLimits | None = None) -> AsyncIterator[Edge]:
+    with reserved() as block:
+        own_port, *shared = block[:4]
+        async with _running(roaming, dict(zip(Flow, shared, strict=True)), own_port) as edge:
+            yield edge
 
 
 @asynccontextmanager
-async def running(roaming: RoamingLimits | None = None) -> AsyncIterator[Edge]:
+async def _running(
+    roaming: RoamingLimits | None, ports: dict[Flow, int], own_port: int
+) -> AsyncIterator[Edge]:
     async with trio.open_nursery() as nursery:
         edge: Edge
 
         def on_end(session: SessionId, kind: Flow, end: FlowEnd) -> None:
             edge.on_end(session, kind, end)
 
-        own_port, *shared = free_ports(4)
-        ports = dict(zip(Flow, shared, strict=True))
         edge = Edge(Media(nursery, on_end=on_end, roaming=roaming), ports, own_port)
         await nursery.start(edge.media.serve, ["0.0.0.0"], ports, [own_port])
         yield edge
@@ -252,9 +250,9 @@ async def test_a_ping_with_the_payload_binds_the_flow_and_reaches_the_host_trans
 
 @pytest.mark.parametrize("kind", Flow)
 async def test_magic_packets_are_handed_over_at_every_port(
-    nursery: trio.Nursery, kind: Flow
+    nursery: trio.Nursery, kind: Flow, own_ports: range
 ) -> None:
-    ports, taken = dict(zip(Flow, free_ports(3), strict=True)), list[bytes]()
+    ports, taken = dict(zip(Flow, own_ports, strict=False)), list[bytes]()
 
     def take(arrival: Arrival) -> bool:
         taken.append(arrival.datagram)
@@ -691,8 +689,10 @@ async def test_two_flows_of_one_secret_do_not_take_each_other_out(edge: Edge) ->
 # Ports and sockets
 
 
-async def test_what_the_kernel_gave_a_socket_before_it_was_connected_is_redirected() -> None:
-    (port,) = free_ports(1)
+async def test_what_the_kernel_gave_a_socket_before_it_was_connected_is_redirected(
+    own_ports: range,
+) -> None:
+    port = own_ports[0]
     local = Endpoint(LOOPBACK, port)
     ours, stranger = await Client(port).open(), await Client(port).open()
     strays: list[Arrival] = []
@@ -814,8 +814,8 @@ async def test_ports_are_shared_over_ipv6_too(nursery: trio.Nursery) -> None:
     nursery.cancel_scope.cancel()
 
 
-async def test_a_port_that_cannot_be_had_leaves_the_others_closed() -> None:
-    (port,) = free_ports(1)
+async def test_a_port_that_cannot_be_had_leaves_the_others_closed(own_ports: range) -> None:
+    port = own_ports[0]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind((LOOPBACK, 0))
         taken = other.getsockname()[1]

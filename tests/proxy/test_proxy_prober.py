@@ -24,16 +24,6 @@ LOOPBACK = "127.0.0.1"
 OnRequest = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(count)]
-    for one in sockets:
-        one.bind((LOOPBACK, 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 async def agents_probes(method: str, params: dict[str, Any]) -> dict[str, Any]:
     """Be a real agent that dials an edge on loopback."""
     assert method == "probe_udp"
@@ -41,10 +31,10 @@ async def agents_probes(method: str, params: dict[str, Any]) -> dict[str, Any]:
 
 
 async def test_open_ports_are_reached_and_a_closed_one_is_not(
-    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, own_ports: range
 ) -> None:
     monkeypatch.setattr(prober_module, "arrival_timeout_s", 0.2)
-    video, audio, control = free_ports(3)
+    video, audio, control = own_ports[:3]
     prober = Prober({Flow.VIDEO: video, Flow.AUDIO: audio, Flow.CONTROL: control})
     media = Media(nursery, on_end=lambda *_: None, take_probe=prober.take)
     # Audio's is where nobody listens.
@@ -58,10 +48,10 @@ async def test_open_ports_are_reached_and_a_closed_one_is_not(
 
 
 async def test_all_ports_open_means_no_waiting(
-    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, own_ports: range
 ) -> None:
     monkeypatch.setattr(prober_module, "arrival_timeout_s", 3600.0)
-    ports = dict(zip(Flow, free_ports(3), strict=True))
+    ports = dict(zip(Flow, own_ports, strict=False))
     prober = Prober(ports)
     media = Media(nursery, on_end=lambda *_: None, take_probe=prober.take)
     await nursery.start(media.serve, [LOOPBACK], ports)
@@ -85,8 +75,10 @@ async def test_a_probe_at_anothers_port_says_nothing_of_the_right_one(
     assert Flow.VIDEO not in (await prober.probe(tunnel)).reached
 
 
-async def test_probes_that_nobody_asked_for_are_dropped_and_counted(nursery: trio.Nursery) -> None:
-    (port,) = free_ports(1)
+async def test_probes_that_nobody_asked_for_are_dropped_and_counted(
+    nursery: trio.Nursery, own_ports: range
+) -> None:
+    port = own_ports[0]
     prober = Prober({Flow.VIDEO: port})
     media = Media(nursery, on_end=lambda *_: None, take_probe=prober.take)
     await nursery.start(media.serve, [LOOPBACK], {Flow.VIDEO: port})

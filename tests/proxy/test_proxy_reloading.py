@@ -20,7 +20,6 @@ from structlog.testing import capture_logs
 
 from backends.geography import Place
 from backends.policies import PolicyName, policies
-from moonhost.ports import find_shift
 from proxy import certificates
 from proxy.config import ProxyConfig
 from proxy.edge import RunningEdge, run_edge
@@ -85,10 +84,9 @@ def certificate_files(
     return {"certificate": folder / "chain.pem", "private_key": folder / "key.pem"}
 
 
-def settings(folder: Path, agents: dict[str, Any] | None = None, **sections: Any) -> ProxyConfig:
-    tcp = (*(44001, 44002, 44003, 44004), 44010)
-    shift = find_shift("127.0.0.1", tcp, (44005, 44006, 44007, 44008), start=100)
-    ports = [44001 + shift + number for number in range(8)]
+def settings(
+    folder: Path, ports: range, agents: dict[str, Any] | None = None, **sections: Any
+) -> ProxyConfig:
     return ProxyConfig.model_validate(
         {
             "hostname": "127.0.0.1",
@@ -97,7 +95,7 @@ def settings(folder: Path, agents: dict[str, Any] | None = None, **sections: Any
                 "addresses": ["127.0.0.1"],
                 "http_port": ports[0],
                 "https_port": ports[1],
-                "rtsp_ports": str(44010 + shift),
+                "rtsp_ports": str(ports[8]),
                 "video_port": ports[4],
                 "control_port": ports[5],
                 "audio_port": ports[6],
@@ -132,12 +130,12 @@ async def shown(config: ProxyConfig, authority: trustme.CA, name: str | None) ->
 
 @pytest.mark.parametrize("name", ["localhost", None])
 async def test_a_renewed_certificate_is_shown_though_its_path_is_the_same(
-    tmp_path: Path, name: str | None
+    tmp_path: Path, name: str | None, own_ports: range
 ) -> None:
     authority = trustme.CA()
     # A key of another kind too, beside which the old certificate would stay in one context.
     files = certificate_files(tmp_path, authority, trustme.KeyType.ECDSA)
-    config = settings(tmp_path, files)
+    config = settings(tmp_path, own_ports, files)
     async with running(config) as edge:
         first = await shown(config, authority, name)
         until = datetime.now(UTC).replace(microsecond=0) + timedelta(days=90)
@@ -153,10 +151,12 @@ async def test_a_renewed_certificate_is_shown_though_its_path_is_the_same(
         assert float((await metrics(config))[expiry]) == until.timestamp()
 
 
-async def test_half_a_renewal_is_refused_and_nothing_changes(tmp_path: Path) -> None:
+async def test_half_a_renewal_is_refused_and_nothing_changes(
+    tmp_path: Path, own_ports: range
+) -> None:
     authority = trustme.CA()
     files = certificate_files(tmp_path, authority, trustme.KeyType.ECDSA)
-    config = settings(tmp_path, files)
+    config = settings(tmp_path, own_ports, files)
     async with running(config) as edge:
         first = await shown(config, authority, None)
         key = authority.issue_cert("127.0.0.1").private_key_pem.bytes()
@@ -256,8 +256,10 @@ async def test_each_part_is_told_what_it_goes_by_once_all_is_prepared() -> None:
     assert choosing["locate"]("192.0.2.1").region == "here"
 
 
-async def test_what_has_changed_is_in_force_in_an_edge_that_runs(tmp_path: Path) -> None:
-    config = settings(tmp_path)
+async def test_what_has_changed_is_in_force_in_an_edge_that_runs(
+    tmp_path: Path, own_ports: range
+) -> None:
+    config = settings(tmp_path, own_ports)
     other = settings_like(
         config,
         selection={"sticky_ttl_s": 5, "absence_s": 7},
@@ -275,9 +277,9 @@ async def test_what_has_changed_is_in_force_in_an_edge_that_runs(tmp_path: Path)
 
 
 async def test_a_chain_that_only_openssl_can_read_is_no_reason_to_break(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_ports: range
 ) -> None:
-    config = settings(tmp_path)
+    config = settings(tmp_path, own_ports)
     async with running(config) as edge:
 
         def fail(_chain: bytes) -> float:
@@ -290,10 +292,12 @@ async def test_a_chain_that_only_openssl_can_read_is_no_reason_to_break(
 
 
 async def test_a_file_that_is_gone_is_told_and_nothing_breaks(
-    tmp_path: Path,
+    tmp_path: Path, own_ports: range
 ) -> None:
     authority = trustme.CA()
-    config = settings(tmp_path, certificate_files(tmp_path, authority, trustme.KeyType.ECDSA))
+    config = settings(
+        tmp_path, own_ports, certificate_files(tmp_path, authority, trustme.KeyType.ECDSA)
+    )
     async with running(config) as edge:
         (tmp_path / "chain.pem").unlink()
         with capture_logs() as events:

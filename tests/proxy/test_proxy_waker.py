@@ -311,10 +311,10 @@ async def launching(host: str, service: str, stream: trio.abc.Stream) -> None:
 # Ports
 
 
-async def test_datagrams_at_the_ports_for_it_wake_or_are_counted() -> None:
+async def test_datagrams_at_the_ports_for_it_wake_or_are_counted(own_ports: range) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.bind(("127.0.0.1", 0))
-        port = free_port()
+        port = own_ports[0]
         async with running(ports=(port,)) as edge:
             await edge.connect(edge.neighbour_agent())
             client.sendto(b"hello", ("127.0.0.1", port))
@@ -323,9 +323,11 @@ async def test_datagrams_at_the_ports_for_it_wake_or_are_counted() -> None:
         assert edge.waker.dropped == {"no_magic_packet_of_ours": 1}
 
 
-async def test_the_ports_are_opened_where_the_edge_listens_and_nowhere_else() -> None:
+async def test_the_ports_are_opened_where_the_edge_listens_and_nowhere_else(
+    own_ports: range,
+) -> None:
     """Of the default addresses that may be fewer than configured: see `proxy.listening`."""
-    port = free_port()
+    port = own_ports[0]
     wake = {"hosts": (BY_AGENT,), "ports": (port,)}
     config = ProxyConfig.model_validate({"hostname": "h", "wake": wake})
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as taken:
@@ -355,9 +357,3 @@ async def test_a_port_that_was_not_asked_for_is_skipped_with_a_word() -> None:
     (log,) = logs
     assert log["event"] == "wake_port_skipped"
     assert "wake.ports" in log["remedy"]
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])

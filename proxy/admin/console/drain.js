@@ -1,7 +1,7 @@
 // Asking before a backend is drained, or takes sessions again.
 
 import { ask } from "./api.js";
-import { confirmed } from "./dialog.js";
+import { askFirst } from "./dialog.js";
 import { freshId, h } from "./dom.js";
 import { momentWords, toast } from "./parts.js";
 import { many } from "./words.js";
@@ -35,7 +35,7 @@ export function askToDrain(backend, siblings, done) {
   );
   const agent = agentOf(backend);
   const whole = h("input", { type: "checkbox", id: freshId("whole") });
-  return confirmed({
+  askFirst({
     title: `Drain ${backend.id}?`,
     body: [
       h(
@@ -82,7 +82,7 @@ function playing(count) {
 export function askToUndrain(backend, drains, done) {
   const agent = agentOf(backend);
   const wide = drains.some(({ target }) => target === agent);
-  return confirmed({
+  askFirst({
     title: `End the drain of ${wide ? agent : backend.id}?`,
     body: h(
       "p",

@@ -24,7 +24,7 @@ export class EventStream {
   constructor(got, refused) {
     this.got = got;
     this.refused = refused;
-    this.now();
+    this.#connect();
   }
 
   stop() {
@@ -33,9 +33,7 @@ export class EventStream {
     this.#abort?.abort();
   }
 
-  /** Connects at once. */
-  async now() {
-    clearTimeout(this.#timer);
+  async #connect() {
     this.state.set("connecting");
     let wait = PAUSE_MS;
     try {
@@ -51,7 +49,7 @@ export class EventStream {
     }
     if (this.#stopped) return;
     this.state.set({ retryAt: Date.now() + wait });
-    this.#timer = setTimeout(() => this.now(), wait);
+    this.#timer = setTimeout(() => this.#connect(), wait);
   }
 
   async #follow() {

@@ -18,7 +18,6 @@ export function inlineEdit({ editable, describe, save, none, maxLength, list = n
   const resting = h("span", { class: "edit-resting" }, shown, editable && open);
   const element = h("div", { class: "edit" }, resting);
   let value = null;
-  let editing = null;
 
   function begin() {
     const error = errorLine();
@@ -32,30 +31,29 @@ export function inlineEdit({ editable, describe, save, none, maxLength, list = n
       "aria-label": describe(),
     });
     const yes = button("Save", null, { kind: "primary", type: "submit" });
-    editing = h(
+    const form = h(
       "form",
       {
         class: "edit-form",
         novalidate: true,
-        submit: (event) => submitted(event, input, yes, error),
+        submit: (event) => submitted(event, form, { input, yes, error }),
         keydown: (event) => event.key === "Escape" && end(),
       },
       input,
       h("span", { class: "edit-buttons" }, yes, button("Cancel", end)),
       error.element,
     );
-    element.replaceChildren(editing);
+    element.replaceChildren(form);
     input.focus();
     input.select();
   }
 
   function end() {
-    editing = null;
     element.replaceChildren(resting);
     open.focus();
   }
 
-  async function submitted(event, input, yes, error) {
+  async function submitted(event, form, { input, yes, error }) {
     event.preventDefault();
     if (yes.disabled) return;
     yes.disabled = true;
@@ -63,7 +61,7 @@ export function inlineEdit({ editable, describe, save, none, maxLength, list = n
     try {
       await save(input.value.trim());
       update(input.value.trim() || null);
-      end();
+      if (form.isConnected) end();
     } catch (problem) {
       error.show(problem.message);
       input.focus();

@@ -1,6 +1,6 @@
 // Small parts that several pages are made of.
 
-import { freshId, h, setAttribute, setText } from "./dom.js";
+import { freshId, h, keyed, setAttribute, setText } from "./dom.js";
 import { icon, stateShape } from "./icons.js";
 import { span, stateWord } from "./words.js";
 
@@ -43,6 +43,17 @@ export function field(label, attributes, hint = null) {
     hint && h("p", { class: "hint", id: hintId }, hint),
   );
   return { element, input };
+}
+
+/** Offers the users that clients belong to, for fields that name one. */
+export function offer(datalist, clients) {
+  const users = [...new Set(clients.map(({ user }) => user).filter(Boolean))].sort();
+  keyed(
+    datalist,
+    users,
+    (user) => user,
+    (value) => ({ element: h("option", { value }), update: () => {} }),
+  );
 }
 
 /** A field that filters a list as one types. */

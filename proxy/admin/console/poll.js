@@ -61,7 +61,10 @@ export class Poll {
     this.health.works(this);
   }
 
-  /** Reads at once, or once more if it is reading. */
+  /**
+   * Reads at once. An answer that is under way may be older than what was just done: another one
+   * is asked for, and only that counts.
+   */
   async now() {
     clearTimeout(this.#timer);
     if (this.#running) {
@@ -88,6 +91,7 @@ export class Poll {
     if (this.#stopped) return null;
     this.#failures = 0;
     this.health.works(this);
+    if (this.#again) return null;
     try {
       this.take(data);
     } catch (error) {

@@ -1,6 +1,8 @@
 // Rates and their recent past, from counters that are read every few seconds. No I/O.
 
-export const WINDOW_MS = 180_000;
+/** How far back a chart shows at first, and in the end. */
+const FIRST_WINDOW_MS = 30_000;
+const WINDOW_MS = 180_000;
 /** Readings further apart than this say nothing of what was between. */
 const GAP_MS = 10_000;
 
@@ -64,7 +66,8 @@ export class History {
       const past = this.#bySession.get(session.id) ?? { reading: null, samples: [] };
       const former = past.reading !== null && nowMs - past.at <= GAP_MS ? past.reading : null;
       const sample = { at: nowMs, ...figures(former, session, nowMs - (past.at ?? nowMs)) };
-      const samples = past.samples.filter((one) => nowMs - one.at <= WINDOW_MS);
+      // Somewhat longer than is shown: lines go on beyond the edge.
+      const samples = past.samples.filter((one) => nowMs - one.at <= WINDOW_MS + GAP_MS);
       kept.set(session.id, { reading: session, at: nowMs, samples: [...samples, sample] });
     }
     this.#bySession = kept;
@@ -74,6 +77,12 @@ export class History {
   of(id) {
     return this.#bySession.get(id)?.samples ?? [];
   }
+}
+
+/** How far back a chart of these samples shows: it grows with them, so that few can be seen, too. */
+export function windowOf(samples, nowMs) {
+  const past = samples.length === 0 ? 0 : nowMs - samples[0].at;
+  return Math.max(FIRST_WINDOW_MS, Math.min(WINDOW_MS, past));
 }
 
 /** Splits samples into runs without holes: lists of `[at, value]`. */

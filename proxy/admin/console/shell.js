@@ -1,6 +1,6 @@
 // What is around every page: the edge's name and state, navigation, who is logged in, banners.
 
-import { h, replace, setAttribute, setText } from "./dom.js";
+import { focusAgain, h, replace, setAttribute, setText } from "./dom.js";
 import { icon } from "./icons.js";
 import { button, momentWords } from "./parts.js";
 import { switchTheme, theme } from "./theme.js";
@@ -130,7 +130,9 @@ function banner(retry) {
   return {
     element,
     update(trouble) {
+      const focused = element.contains(document.activeElement);
       element.hidden = trouble === null;
+      if (focused && trouble === null) focusAgain(null);
       setText(words, trouble === null ? "" : `${trouble.message} What you see may be old.`);
       if (trouble === null) return;
       const seconds = Math.max(0, Math.ceil((trouble.retryAt - Date.now()) / 1000));

@@ -1,22 +1,31 @@
 // Small charts of the last minutes, drawn as SVG.
 
 import { h, setAttribute, setText, svg } from "./dom.js";
-import { WINDOW_MS, runs } from "./rates.js";
-import { NOTHING } from "./words.js";
+import { runs, windowOf } from "./rates.js";
+import { NOTHING, span } from "./words.js";
 
 const WIDE = 120;
 const HIGH = 32;
+/** Room for the dot that the newest value is. */
+const MARGIN = 3;
 const HEADROOM = 1.1;
 
-/** Paths for runs of `[at, value]` that end at `nowMs`: the lines, and the area below them. */
-function paths(found, nowMs, top) {
-  const x = ([at]) => (WIDE * (1 - (nowMs - at) / WINDOW_MS)).toFixed(1);
-  const y = ([, value]) => (HIGH - 1 - (HIGH - 2) * Math.min(1, value / top)).toFixed(1);
+/**
+ * Paths for runs of `[at, value]` that end at `nowMs`: the lines, the area below them, and a dot
+ * for what was read last.
+ */
+function paths(found, { nowMs, windowMs, top }) {
+  const wide = WIDE - MARGIN;
+  const high = HIGH - 2 * MARGIN;
+  const x = ([at]) => (wide * (1 - (nowMs - at) / windowMs)).toFixed(1);
+  const y = ([, value]) => (HIGH - MARGIN - high * Math.min(1, value / top)).toFixed(1);
   const lines = found.map((run) =>
     run.map((point, i) => `${i ? "L" : "M"}${x(point)} ${y(point)}`).join(""),
   );
   const areas = found.map((run, i) => `${lines[i]}L${x(run.at(-1))} ${HIGH}L${x(run[0])} ${HIGH}z`);
-  return { line: lines.join(""), area: areas.join("") };
+  const last = found.at(-1)?.at(-1);
+  const dot = last && last[0] === nowMs ? `M${x(last)} ${y(last)}h0` : "";
+  return { line: lines.join(""), area: areas.join(""), dot };
 }
 
 /**
@@ -27,14 +36,17 @@ export function sparkline({ title, series, words, least, alarm = Infinity }) {
   const parts = series.map(({ label }, i) => ({
     area: i === 0 ? svg("path", { class: "spark-area" }) : null,
     line: svg("path", { class: `spark-line spark-${i}` }),
+    dot: svg("path", { class: `spark-dot spark-${i}` }),
     value: h("span", { class: "spark-value" }),
     label: label && h("span", { class: `spark-label spark-label-${i}` }, label),
   }));
+  const reach = svg("title");
   const chart = svg(
     "svg",
     { class: "spark", viewBox: `0 0 ${WIDE} ${HIGH}`, preserveAspectRatio: "none", role: "img" },
+    reach,
     svg("path", { class: "spark-floor", d: `M0 ${HIGH - 0.5}H${WIDE}` }),
-    parts.map(({ area, line }) => [area, line]),
+    parts.map(({ area, line, dot }) => [area, line, dot]),
   );
   const element = h(
     "div",
@@ -56,14 +68,18 @@ export function sparkline({ title, series, words, least, alarm = Infinity }) {
     chart,
   );
 
-  function update(samples, nowMs) {
+  /** Shows samples up to the newest. */
+  function update(samples) {
+    const nowMs = samples.at(-1)?.at ?? 0;
+    const windowMs = windowOf(samples, nowMs);
     const known = series
       .flatMap(({ name }) => samples.map((sample) => sample[name]))
       .filter((value) => value !== null);
     const top = Math.max(least, HEADROOM * Math.max(0, ...known));
     const told = series.map(({ name, label }, i) => {
-      const drawn = paths(runs(samples, name), nowMs, top);
+      const drawn = paths(runs(samples, name), { nowMs, windowMs, top });
       setAttribute(parts[i].line, "d", drawn.line);
+      setAttribute(parts[i].dot, "d", drawn.dot);
       if (parts[i].area) setAttribute(parts[i].area, "d", drawn.area);
       const now = samples.at(-1)?.[name] ?? null;
       setAttribute(parts[i].value, "data-alarm", now !== null && now >= alarm);
@@ -73,7 +89,8 @@ export function sparkline({ title, series, words, least, alarm = Infinity }) {
     const range =
       known.length === 0
         ? ""
-        : `; between ${words(Math.min(...known))} and ${words(Math.max(...known))} lately`;
+        : `; between ${words(Math.min(...known))} and ${words(Math.max(...known))} in the last ${span(windowMs)}`;
+    setText(reach, `The last ${span(windowMs)}`);
     setAttribute(
       chart,
       "aria-label",

@@ -1,7 +1,7 @@
 // The devices that are paired with this edge, and whose they are.
 
 import { ask, list } from "./api.js";
-import { confirmed } from "./dialog.js";
+import { askFirst } from "./dialog.js";
 import { freshId, h, replace } from "./dom.js";
 import { inlineEdit } from "./inline_edit.js";
 import { matching } from "./order.js";
@@ -12,6 +12,7 @@ import {
   filterField,
   frame,
   notAll,
+  offer,
   refusal,
   skeleton,
   toast,
@@ -59,7 +60,10 @@ export function clientsView({ who, health }) {
       else if (first) replace(body, users, table.element, none, more);
       show();
     },
-    (error) => replace(body, refusal(error)),
+    (error) => {
+      data = null;
+      replace(body, refusal(error));
+    },
   );
 
   function show() {
@@ -67,11 +71,7 @@ export function clientsView({ who, health }) {
     const shown = matching(data.items, wanted, ({ name, user, id, app }) => [name, user, id, app]);
     table.update(shown);
     none.hidden = shown.length > 0;
-    const known = new Set(data.items.map(({ user }) => user).filter(Boolean));
-    replace(
-      users,
-      [...known].sort().map((value) => h("option", { value })),
-    );
+    offer(users, data.items);
     replace(more, data.more && notAll(data.items.length));
   }
 
@@ -202,7 +202,7 @@ function unpairCell(cell, refresh) {
 
 function askToUnpair(client, refresh) {
   const playing = client.app ? ` It plays ${client.app} now; that session is ended.` : "";
-  return confirmed({
+  askFirst({
     title: `Unpair ${client.name}?`,
     body: h("p", {}, `The device can no longer play here until it is paired again.${playing}`),
     confirm: "Unpair",

@@ -25,7 +25,10 @@ export function eventsView() {
     "aria-pressed": "false",
   });
   const { element, body } = frame("Events", filter, pause);
-  const status = h("p", { class: "stream-state", role: "status" });
+  const words = h("span", { role: "status" });
+  // What counts down is not read out every second.
+  const left = h("span", { "aria-hidden": "true" });
+  const status = h("p", { class: "stream-state" }, words, " ", left);
   const lines = h("ol", { class: "card events", reversed: true });
   const none = h("p", { class: "muted none-match", hidden: true }, "No event matches.");
   const quiet = emptyState(
@@ -41,14 +44,15 @@ export function eventsView() {
   const clock = setInterval(() => tell(), CLOCK_MS);
 
   function take(batch) {
-    const target = held ?? events;
-    for (const event of batch) target.set(event.id, event);
-    if (held === null) show();
+    if (held === null) {
+      events = newestOf([...events.values(), ...batch]);
+      show();
+    } else held = newestOf([...held.values(), ...batch]);
     tell();
   }
 
   function setPaused(paused) {
-    if (!paused) events = new Map([...events, ...held]);
+    if (!paused) events = newestOf([...events.values(), ...held.values()]);
     held = paused ? new Map() : null;
     pause.setAttribute("aria-pressed", String(paused));
     pause.replaceChildren(
@@ -60,7 +64,7 @@ export function eventsView() {
   }
 
   function tell() {
-    const state = stream?.state.now ?? "connecting";
+    const state = stream.state.now;
     if (state === "live" && !loaded) {
       loaded = true;
       replace(body, status, lines, none, quiet);
@@ -69,14 +73,13 @@ export function eventsView() {
     const waiting = held === null ? 0 : [...held.keys()].filter((id) => !events.has(id)).length;
     status.dataset.state =
       held === null && typeof state === "string" ? state : held === null ? "broken" : "held";
-    setText(status, streamWords(state, held !== null, waiting));
+    setText(words, streamWords(state, held !== null, waiting));
+    setText(left, held === null ? secondsLeft(state) : "");
   }
 
   function show() {
     if (!loaded) return;
-    const newest = [...events.values()].sort((a, b) => b.id - a.id).slice(0, MOST_EVENTS);
-    events = new Map(newest.map((event) => [event.id, event]));
-    const told = newest.map((event) => ({ event, ...eventWords(event) }));
+    const told = [...events.values()].map((event) => ({ event, ...eventWords(event) }));
     const shown = matching(told, wanted, ({ event, sentence, details }) => [
       event.kind,
       spaced(event.kind),
@@ -86,8 +89,8 @@ export function eventsView() {
     ]);
     keyed(lines, shown, ({ event }) => event.id, eventLine);
     lines.hidden = shown.length === 0;
-    none.hidden = shown.length > 0 || newest.length === 0;
-    quiet.hidden = newest.length > 0;
+    none.hidden = shown.length > 0 || events.size === 0;
+    quiet.hidden = events.size > 0;
   }
 
   return {
@@ -101,11 +104,23 @@ export function eventsView() {
 }
 
 function streamWords(state, paused, waiting) {
+  if (paused && waiting === MOST_EVENTS) return `Paused, ${many(waiting, "new event")} or more`;
   if (paused) return waiting === 0 ? "Paused" : `Paused, ${many(waiting, "new event")}`;
   if (state === "live") return "Live";
   if (state === "connecting") return "Connecting…";
-  const left = Math.max(0, Math.ceil((state.retryAt - Date.now()) / 1000));
-  return `Connection lost. Connecting again in ${left} s…`;
+  return "Connection lost.";
+}
+
+function secondsLeft({ retryAt }) {
+  if (retryAt === undefined) return "";
+  return `Connecting again in ${Math.max(0, Math.ceil((retryAt - Date.now()) / 1000))} s…`;
+}
+
+/** The newest of events, each once, by their ids. */
+function newestOf(events) {
+  const byId = new Map(events.map((event) => [event.id, event]));
+  const newest = [...byId.values()].sort((a, b) => b.id - a.id).slice(0, MOST_EVENTS);
+  return new Map(newest.map((event) => [event.id, event]));
 }
 
 function eventLine({ event, tone, sentence, details }) {
@@ -116,10 +131,11 @@ function eventLine({ event, tone, sentence, details }) {
     notice: "pairings",
     plain: "events",
   }[tone];
+  const time = h("time", { class: "event-time", datetime: event.at });
   const element = h(
     "li",
     { class: "event", "data-tone": tone },
-    h("time", { class: "event-time figures", datetime: event.at }, momentWords(event.at)),
+    time,
     h("span", { class: "event-mark" }, icon(symbol)),
     h(
       "div",
@@ -129,5 +145,6 @@ function eventLine({ event, tone, sentence, details }) {
     ),
     h("span", { class: "event-kind muted small" }, spaced(event.kind)),
   );
-  return { element, update: () => {} };
+  // What was today has a date tomorrow.
+  return { element, update: () => setText(time, momentWords(event.at)) };
 }

@@ -39,7 +39,7 @@ export function fleetView({ who, health, edge }) {
       return { backends, drains: drains.items, sessions: sessions.items };
     },
     (data) => view.take(data),
-    (error) => replace(view.body, refusal(error)),
+    (error) => view.refuse(error),
   );
   const unwatch = edge.watch(() => view.show());
   return {
@@ -67,7 +67,10 @@ class Fleet {
     this.summary = summaryLine();
     this.more = h("div");
     this.none = h("p", { class: "muted none-match", hidden: true }, "No backend matches.");
-    this.cleared = button("All regions", () => this.#pick(null), { symbol: "cross", hidden: true });
+    this.cleared = button("All regions", () => this.#allRegions(), {
+      symbol: "cross",
+      hidden: true,
+    });
     this.table = new Table({
       caption: "Backends",
       columns: columns(
@@ -80,7 +83,7 @@ class Fleet {
       sortBy: "state",
       detail: () => this.#detail(),
     });
-    const filter = filterField("backends", (wanted) => {
+    this.filter = filterField("backends", (wanted) => {
       this.#wanted = wanted;
       this.show();
     });
@@ -91,7 +94,7 @@ class Fleet {
         "div",
         { class: "section-head" },
         h("h2", {}, "Backends"),
-        h("div", { class: "tools" }, this.cleared, filter),
+        h("div", { class: "tools" }, this.cleared, this.filter),
       ),
       this.table.element,
       this.none,
@@ -109,6 +112,11 @@ class Fleet {
     }
     if (first) replace(this.body, this.content);
     this.show();
+  }
+
+  refuse(error) {
+    this.#data = null;
+    replace(this.body, refusal(error));
   }
 
   show() {
@@ -139,17 +147,26 @@ class Fleet {
     this.show();
   }
 
+  /** The button goes, and leaves the focus to what is beside it. */
+  #allRegions() {
+    this.#pick(null);
+    this.filter.querySelector("input").focus();
+  }
+
   #drainsOf(backend) {
     return drainsOf(backend, this.#data.drains);
   }
 
   #drain(backend) {
     const drains = this.#drainsOf(backend);
-    if (drains.length > 0) return askToUndrain(backend, drains, this.refresh);
+    if (drains.length > 0) {
+      askToUndrain(backend, drains, this.refresh);
+      return;
+    }
     const siblings = this.#data.backends.items.filter(
       (other) => agentOf(other) === agentOf(backend),
     );
-    return askToDrain(backend, siblings, this.refresh);
+    askToDrain(backend, siblings, this.refresh);
   }
 
   #detail() {

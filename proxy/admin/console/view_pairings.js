@@ -1,11 +1,21 @@
 // Devices that wait to be paired: each shows a PIN, which is told here.
 
 import { ask, list } from "./api.js";
-import { confirmed } from "./dialog.js";
+import { askFirst } from "./dialog.js";
 import { freshId, h, keyed, replace, setText } from "./dom.js";
 import { kilometres } from "./geography.js";
 import { icon } from "./icons.js";
-import { button, emptyState, errorLine, field, frame, refusal, skeleton, toast } from "./parts.js";
+import {
+  button,
+  emptyState,
+  errorLine,
+  field,
+  frame,
+  offer,
+  refusal,
+  skeleton,
+  toast,
+} from "./parts.js";
 import { Poll } from "./poll.js";
 import { PAIRERS, READERS, may } from "./scopes.js";
 import { many, pairingWords, placeWords, stopwatch } from "./words.js";
@@ -48,9 +58,14 @@ export function pairingsView({ who, health, edge }) {
       loaded = true;
       show();
     },
-    (error) => replace(body, refusal(error)),
+    (error) => {
+      loaded = false;
+      replace(body, refusal(error));
+    },
   );
   const clock = setInterval(() => kept.forEach((card) => card.tick()), CLOCK_MS);
+  // Where the regions are may come after the devices.
+  const unwatch = edge.watch(() => loaded && show());
   if (may(who, READERS)) offerUsers(users);
 
   function show() {
@@ -86,6 +101,7 @@ export function pairingsView({ who, health, edge }) {
     element,
     close: () => {
       poll.stop();
+      unwatch();
       clearInterval(clock);
     },
   };
@@ -94,11 +110,7 @@ export function pairingsView({ who, health, edge }) {
 async function offerUsers(datalist) {
   try {
     const { items } = await list("/clients");
-    const users = new Set(items.map(({ user }) => user).filter(Boolean));
-    replace(
-      datalist,
-      [...users].sort().map((value) => h("option", { value })),
-    );
+    offer(datalist, items);
   } catch {
     // Names can be typed as well.
   }
@@ -106,6 +118,7 @@ async function offerUsers(datalist) {
 
 function pairingCard(pairing, context) {
   const age = h("span", { class: "figures" });
+  const wait = h("p", { class: "muted" }, "waits for ", age);
   const place = h("p", { class: "muted" });
   const name = pairing.device || "A device";
   const heading = freshId("pairing");
@@ -120,7 +133,7 @@ function pairingCard(pairing, context) {
       h("h2", { id: heading }, name),
       h("p", { class: "figures" }, pairing.address),
       place,
-      h("p", { class: "muted" }, "waits for ", age),
+      wait,
     ),
     slot,
     result,
@@ -154,6 +167,7 @@ function pairingCard(pairing, context) {
     card.paired = good;
     element.dataset.outcome = good ? "good" : "bad";
     slot.remove();
+    wait.remove();
     const close = button("Done", () => context.drop(pairing.id), {
       "aria-label": `Done with ${name}`,
     });
@@ -261,7 +275,7 @@ function isOver(problem) {
 }
 
 function askToRefuse(card, name, context) {
-  return confirmed({
+  askFirst({
     title: `Refuse ${name}?`,
     body: h(
       "p",
@@ -274,6 +288,7 @@ function askToRefuse(card, name, context) {
     done: () => {
       toast(`${name} was refused.`);
       context.drop(card.pairing.id);
+      context.changed();
     },
   });
 }

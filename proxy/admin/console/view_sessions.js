@@ -1,7 +1,7 @@
 // Who plays, and how well it arrives: figures with their last minutes.
 
 import { ask, list } from "./api.js";
-import { confirmed } from "./dialog.js";
+import { askFirst } from "./dialog.js";
 import { h, keyed, replace, setText } from "./dom.js";
 import { matching } from "./order.js";
 import {
@@ -70,7 +70,10 @@ export function sessionsView({ who, health, history }) {
       else if (first) replace(body, cards, none, more);
       show();
     },
-    (error) => replace(body, refusal(error)),
+    (error) => {
+      data = null;
+      replace(body, refusal(error));
+    },
   );
 
   function show() {
@@ -154,14 +157,14 @@ function sessionCard(operator, history, refresh) {
     since.update(session.started_at);
     end?.setAttribute("aria-label", `End ${session.app} of ${clientOf(session)}`);
     const samples = history.of(session.id);
-    for (const figure of figures) figure.update(samples, Date.now());
+    for (const figure of figures) figure.update(samples);
   }
 
   return { element, update };
 }
 
 function askToEnd(session, refresh) {
-  return confirmed({
+  askFirst({
     title: `End ${session.app}?`,
     body: h(
       "p",

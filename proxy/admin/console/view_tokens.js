@@ -1,8 +1,8 @@
 // Tokens of people, services and agents: made, shown once, revoked.
 
 import { ask, list } from "./api.js";
-import { confirmed } from "./dialog.js";
-import { freshId, h, replace } from "./dom.js";
+import { askFirst, showUntil } from "./dialog.js";
+import { freshId, h, keyed, replace } from "./dom.js";
 import {
   button,
   agoTime,
@@ -78,21 +78,27 @@ export function tokensView({ who, health }) {
       if (shown) table.update(data.items);
       replace(more, data.more && notAll(data.items.length));
     },
-    (error) => replace(body, refusal(error)),
+    (error) => {
+      shown = false;
+      replace(body, refusal(error));
+    },
   );
   return { element, close: () => poll.stop() };
 }
 
 function scopesCell(cell) {
   const chips = h("ul", { class: "chips" });
-  cell.append(chips);
+  const none = h("span", {}, NOTHING);
+  cell.append(chips, none);
   return ({ scopes }) => {
-    const told = scopes?.length ? scopes : [NOTHING];
-    if (chips.textContent !== told.join(""))
-      replace(
-        chips,
-        told.map((scope) => h("li", { class: "chip still" }, scope)),
-      );
+    keyed(
+      chips,
+      scopes,
+      (scope) => scope,
+      (scope) => ({ element: h("li", { class: "chip still" }, scope), update: () => {} }),
+    );
+    chips.hidden = scopes.length === 0;
+    none.hidden = scopes.length > 0;
   };
 }
 
@@ -120,7 +126,7 @@ function askToRevoke({ kind, name }, who, refresh) {
     kind === "agent"
       ? "The agent's tunnel ends at once, and what is played through it."
       : "Whoever uses it is logged out at once.";
-  return confirmed({
+  askFirst({
     title: `Revoke ${name}?`,
     body: [
       h("p", {}, `${what} This cannot be undone.`),
@@ -177,7 +183,7 @@ function askToCreate(refresh) {
     ),
   );
   let made = null;
-  return confirmed({
+  askFirst({
     title: "New token",
     body: [
       h("div", { class: "field" }, h("label", { for: kind }, "For"), choice),
@@ -218,7 +224,7 @@ function showOnce({ name, token }) {
     "It is shown this once. Keep it in a safe place.",
   );
   const said = h("span", { class: "muted small", role: "status" });
-  const copy = button("Copy", copied, { symbol: "copy" });
+  const copy = button("Copy", copied, { symbol: "copy", autofocus: true });
 
   async function copied() {
     try {
@@ -231,10 +237,9 @@ function showOnce({ name, token }) {
     }
   }
 
-  return confirmed({
+  showUntil({
     title: `Token of ${name}`,
     body: [shown.element, h("div", { class: "line" }, copy, said)],
     confirm: "I have kept it",
-    action: async () => {},
   });
 }

@@ -17,7 +17,7 @@ const TROUBLES = {
 const SCOPES = {
   read: "see everything but tokens",
   pair: "confirm and refuse new devices",
-  operate: "drain, end sessions, change clients",
+  operate: "what read may; drain, end sessions, change clients",
   admin: "everything, tokens included",
 };
 
