@@ -18,13 +18,17 @@ from proxy import state_dir
 from proxy.config import ProxyConfig
 from settings import read_secret
 
-__all__ = ["AdminClient", "AdminError"]
+__all__ = ["AdminClient", "AdminError", "NoEdge"]
 
 request_timeout_s: Final = 45.0
 """Longer than a stream of events is ever silent."""
 items_per_page: Final = 500
 max_items: Final = 100_000
 _data: Final = "data: "
+
+
+class NoEdge(AdminError):
+    """Nobody answers at the admin port."""
 
 
 class AdminClient:
@@ -182,7 +186,7 @@ class AdminClient:
                     f"the edge at {self._where} does not prove that it is the hostname of this "
                     "configuration: name the CA of its certificate as admin.ca_file."
                 ) from error
-            raise AdminError(
+            raise NoEdge(
                 f"no edge answers at {self._where}: is `moonhost proxy` running with this "
                 f"configuration? ({type(error).__name__})"
             ) from error

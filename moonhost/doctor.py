@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Final
 
@@ -111,15 +112,18 @@ def _told(finding: Finding) -> dict[str, str]:
 
 
 def lines(findings: Sequence[Finding]) -> Iterator[str]:
-    """Write findings for a person: a line each, what to do below it, and how many there are."""
-    for finding in findings:
+    """Write findings for a person: a line each, what to do below it, and how many there are.
+
+    What is to do about several in a row is said once, below the last.
+    """
+    for finding, following in zip_longest(findings, findings[1:]):
         seen = printable(finding.seen, max_line_characters)
         start = f"{finding.mark:<{_mark_width}}  {finding.check:<{_check_width}}  "
         if finding.mark is Mark.NOT_CHECKED:
             yield f"{start}{seen}: {printable(finding.remedy, max_line_characters)}"
             continue
         yield f"{start}{seen}"
-        if finding.remedy:
+        if finding.remedy and not (following and following.remedy == finding.remedy):
             yield f"{'':{len(start)}}-> {printable(finding.remedy, max_line_characters)}"
     counted = [
         (mark, sum(finding.mark is mark for finding in findings))

@@ -97,7 +97,7 @@ def judge_shown(facts: CertificateFacts, shown: bytes | None) -> list[Finding]:
         problem(
             _check,
             "the running edge shows another one than its file holds",
-            "Restart the edge: it reads the file when it starts.",
+            "Run `systemctl reload moonhost-edge` (or send it SIGHUP), and it reads them again.",
         )
     ]
 

@@ -13,7 +13,7 @@ import trio
 
 from backends.errors import StoreError
 from backends.geoip import GeoDatabase
-from moonhost.admin_client import AdminClient, AdminError
+from moonhost.admin_client import AdminClient, AdminError, NoEdge
 from moonhost.checks import machine
 from moonhost.checks.certificates import (
     UnusableCertificate,
@@ -81,7 +81,7 @@ class _Edge:
         self._config = config
         self._command = command
         self._runs = False
-        self._pid: int | None = None
+        self._process = machine.EdgeProcess()
         self._listening, self._agents_listening = addresses_here(config.listen, config.agents)
 
     async def check(self) -> list[Finding]:
@@ -111,16 +111,20 @@ class _Edge:
             async with AdminClient.anonymous(self._config) as edge:
                 with trio.fail_after(admin_timeout_s):
                     ready = await edge.status("/readyz")
-        except (AdminError, trio.TooSlowError):
+        except (NoEdge, trio.TooSlowError):
             return [
-                not_checked(
+                warning(
                     "admin API",
                     f"no edge answers at {where}",
-                    "start it with `moonhost proxy` to have the rest checked, too",
+                    "If it should run, `systemctl start moonhost-edge` (or `moonhost proxy`); why "
+                    "it ended, `journalctl -u moonhost-edge` tells. The rest is checked once it "
+                    "runs.",
                 )
             ]
+        except AdminError as error:
+            return [problem("admin API", f"{where} cannot be asked", str(error))]
         self._runs = True
-        self._pid = await _in_thread(partial(machine.edge_process, admin.address, admin.port))
+        self._process = await _in_thread(partial(machine.edge_process, admin.address, admin.port))
         if ready != 200:
             return [
                 warning(
@@ -204,7 +208,7 @@ class _Edge:
 
     async def _ports(self) -> list[Finding]:
         wanted = list(self._wanted_ports())
-        look = partial(machine.own_ports, pid=self._pid) if self._runs else machine.try_ports
+        look = partial(machine.own_ports, edge=self._process) if self._runs else machine.try_ports
         return judge_ports(await _in_thread(partial(look, wanted)))
 
     def _wanted_ports(self) -> Iterator[WantedPort]:
@@ -228,7 +232,7 @@ class _Edge:
         yield WantedPort("TCP", admin.address, admin.port, "admin.port")
 
     async def _descriptors(self) -> list[Finding]:
-        allowed, of_running = machine.allowed_descriptors(self._pid)
+        allowed, of_running = machine.allowed_descriptors(self._process.pid)
         needed = (
             self._config.limits.max_connections
             + self._config.agents.max_agents

@@ -131,7 +131,7 @@ def test_a_running_edge_that_shows_an_older_one_is_told_to_restart() -> None:
     facts = read_certificate(chain[0], key)
     assert judge_shown(facts, None) == judge_shown(facts, facts.fingerprint) == []
     (found,) = judge_shown(facts, bytes(32))
-    assert (found.mark, "Restart the edge" in found.remedy) == (Mark.PROBLEM, True)
+    assert (found.mark, "`systemctl reload moonhost-edge`" in found.remedy) == (Mark.PROBLEM, True)
 
 
 def locked_key() -> bytes:
