@@ -14,6 +14,7 @@ import trio
 
 from moonhost.checks.judging_agent import DialFacts, TlsFault
 from moonhost.checks.machine import addresses_of
+from revdial.admission import agent_header
 from revdial.errors import printable
 
 connect_timeout_s: Final = 4.0
@@ -79,7 +80,10 @@ async def _show_token(
         ):
             now = datetime.now(UTC)
             return replace(
-                facts, status=answer.status_code, skew=_skew(answer.headers.get("date"), now)
+                facts,
+                status=answer.status_code,
+                token_of=printable(answer.headers.get(agent_header, "")),
+                skew=_skew(answer.headers.get("date"), now),
             )
     except httpx.HTTPError as error:
         # Its text could quote what was sent.
