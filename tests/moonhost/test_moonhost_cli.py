@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -35,6 +36,25 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     return run_command
 
 
+def test_a_simulated_host_beside_an_edge_is_told_of_other_ports(run: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        status, _, errors = run("simulate-host", "--http-port", port)
+    assert (status, "Address already in use" in errors) == (1, True)
+    assert "--base-port" in errors
+    assert "Errno" not in errors
+
+
+def test_whoever_has_read_enough_gets_no_traceback(tmp_path: Path) -> None:
+    reader = subprocess.run(
+        f"{sys.executable} -u -m moonhost doctor --config {tmp_path} | head -c 1",
+        shell=True,
+        capture_output=True,
+        check=False,
+    )
+    assert (reader.stdout, reader.stderr) == (b"p", b"")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -44,6 +64,8 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         (("doctor", "--config", "/nope"), "config.example.toml shows what to put in it"),
         (("doctor", "agent", "--config", "/nope"), "agent.example.toml shows what to put in it"),
         (("pair", "1", "2"), "Unused Tokens"),
+        (("pair", "12"), "A PIN has four digits"),
+        (("pair", "12345"), "A PIN has four digits"),
         (("demo", "--mode", "big"), "WIDTHxHEIGHTxFPS"),
         (("demo", "--bitrate", "0"), "kbit/s"),
         (("simulate-host", "--behave-like", "a-toaster"), "wolf-2026, wolf-2024, sunshine"),
@@ -200,7 +222,7 @@ def test_an_edge_answers_its_commands_and_ends_cleanly_on_sigterm(
         assert run("events", *config)[:2] == (0, "Nothing has happened yet.\n")
         assert run("events", "--json", *config)[:2] == (0, "[]\n")
         status, _, errors = run("clients", "rename", "abc", "TV", *config)
-        assert (status, "0 clients have an id like that" in errors) == (1, True)
+        assert (status, "No client has an id that begins like that" in errors) == (1, True)
         status, _, errors = run("pair", "1234", *config)
         assert (status, "No device waits to be paired" in errors) == (1, True)
         status, _, errors = run("sessions", "end", "abc", *config)

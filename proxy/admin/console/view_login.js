@@ -62,7 +62,7 @@ export function loginView(message, entered) {
         "p",
         { class: "hint" },
         "No token yet? Make one on the edge's machine:",
-        h("code", { class: "command" }, "moonhost token create NAME --scopes operate"),
+        h("code", { class: "command" }, "moonhost token create NAME --scopes operate,pair"),
       ),
     ),
   );
