@@ -49,7 +49,7 @@ async def _handshake(facts: DialFacts, tls: ssl.SSLContext | None) -> DialFacts:
     except trio.TooSlowError:
         return replace(facts, connect_fault=f"no answer in {connect_timeout_s:g} s")
     except OSError as error:
-        return replace(facts, connect_fault=printable(_cause(error)))
+        return replace(facts, connect_fault=printable(cause_of(error)))
     try:
         with trio.fail_after(connect_timeout_s):
             if tls is not None:
@@ -108,7 +108,7 @@ def _tls_fault(error: BaseException) -> TlsFault:
     return TlsFault("the connection ended during the handshake", None)
 
 
-def _cause(error: OSError) -> str:
+def cause_of(error: OSError) -> str:
     """Say why no address could be connected; trio puts what each one said into a group."""
     cause = error.__cause__
     while isinstance(cause, BaseExceptionGroup):
