@@ -23,7 +23,7 @@ from moonhost.cli_options import (
     existing,
     proxy_settings,
 )
-from moonhost.errors import CommandFailed
+from moonhost.errors import CommandFailed, Unreadable
 from revdial.errors import printable
 from settings import ConfigError
 
@@ -79,6 +79,8 @@ def _valid(config: Path) -> Finding:
 
 def _mistakes(config: Path, error: ConfigError | CommandFailed) -> list[Finding]:
     """Return every mistake in a configuration; nothing else can be checked with it."""
+    if isinstance(error, Unreadable):
+        return [problem("configuration", error.seen, error.remedy)]
     if isinstance(error, CommandFailed):
         return [problem("configuration", str(error), "Copy the example, and fill it in.")]
     return [

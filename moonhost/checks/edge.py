@@ -81,6 +81,7 @@ class _Edge:
         self._config = config
         self._command = command
         self._runs = False
+        self._listens = False
         self._process = machine.EdgeProcess()
         self._listening, self._agents_listening = addresses_here(config.listen, config.agents)
 
@@ -111,7 +112,17 @@ class _Edge:
             async with AdminClient.anonymous(self._config) as edge:
                 with trio.fail_after(admin_timeout_s):
                     ready = await edge.status("/readyz")
-        except (NoEdge, trio.TooSlowError):
+        except trio.TooSlowError:
+            await self._find_process()
+            return [
+                problem(
+                    "admin API",
+                    f"{where} is open, and nothing answers there within {admin_timeout_s:g} s",
+                    "If it is the edge, it hangs, or the machine is overloaded (`top`): "
+                    "`systemctl restart moonhost-edge` finds its sessions again.",
+                )
+            ]
+        except NoEdge:
             return [
                 warning(
                     "admin API",
@@ -124,7 +135,7 @@ class _Edge:
         except AdminError as error:
             return [problem("admin API", f"{where} cannot be asked", str(error))]
         self._runs = True
-        self._process = await _in_thread(partial(machine.edge_process, admin.address, admin.port))
+        await self._find_process()
         if ready != 200:
             return [
                 warning(
@@ -134,6 +145,11 @@ class _Edge:
                 )
             ]
         return [ok("admin API", f"the edge runs and answers at {where}")]
+
+    async def _find_process(self) -> None:
+        admin = self._config.admin
+        self._listens = True
+        self._process = await _in_thread(partial(machine.edge_process, admin.address, admin.port))
 
     async def _user(self) -> list[Finding]:
         return [judge_user(machine.user_of(self._config.state_dir), self._command)]
@@ -208,7 +224,9 @@ class _Edge:
 
     async def _ports(self) -> list[Finding]:
         wanted = list(self._wanted_ports())
-        look = partial(machine.own_ports, edge=self._process) if self._runs else machine.try_ports
+        look = (
+            partial(machine.own_ports, edge=self._process) if self._listens else machine.try_ports
+        )
         return judge_ports(await _in_thread(partial(look, wanted)))
 
     def _wanted_ports(self) -> Iterator[WantedPort]:
@@ -380,7 +398,7 @@ def _store_remedy(reason: str) -> str:
     return {
         "bad_secret": f"Bring back the {state_dir.store_key} that belongs to this store.",
         "bad_key": f"Bring back the {state_dir.store_key} that belongs to this store.",
-        "key_unreadable": "Run this as the edge's user.",
+        "key_unreadable": "Give it to the edge's user (`chown`), or run this as that user.",
         "key_exposed": "Do so, and think of the key as known to whoever could log in here.",
     }.get(reason, "Set [store] right, or start what it names.")
 

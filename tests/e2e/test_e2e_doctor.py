@@ -186,6 +186,18 @@ async def test_ports_that_somebody_has_are_named_with_who_it_is(tmp_path: Path) 
     assert "listen.https_port or listen.video_port" in taken["remedy"]
 
 
+async def test_an_edge_that_hangs_is_not_taken_for_one_that_is_down(tmp_path: Path) -> None:
+    path = write_edge_config(tmp_path, shift_from=7_000)
+    admin = load_toml(path, ProxyConfig, "MOONHOST_TEST", environ={}).admin
+    with socket.socket() as hanging:
+        hanging.bind((admin.address, admin.port))
+        hanging.listen()
+        told = await doctor("--config", str(path))
+    (hangs,) = told.of("admin API")
+    assert (hangs["mark"], "nothing answers there" in hangs["seen"]) == ("problem", True)
+    assert "restart" in hangs["remedy"]
+
+
 async def test_an_expired_certificate_for_another_name_is_two_problems(tmp_path: Path) -> None:
     yesterday = datetime.now(UTC) - timedelta(days=1)
     made = trustme.CA().issue_cert("other.example.org", not_after=yesterday)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -36,13 +37,37 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     return run_command
 
 
-def test_a_simulated_host_beside_an_edge_is_told_of_other_ports(run: Run) -> None:
+def test_a_simulated_host_beside_an_edge_is_told_of_other_ports() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        status, _, errors = run("simulate-host", "--http-port", port)
-    assert (status, "Address already in use" in errors) == (1, True)
-    assert "--base-port" in errors
-    assert "Errno" not in errors
+        # In a process of its own, since it sets logging up.
+        host = subprocess.run(
+            [sys.executable, "-m", "moonhost", "simulate-host", "--http-port", port],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (host.returncode, "Address already in use" in host.stderr) == (1, True)
+    assert "--base-port" in host.stderr
+    assert "Errno" not in host.stderr
+
+
+@pytest.mark.parametrize("command", [("backends",), ("proxy",), ("agent",), ("doctor",)])
+def test_a_configuration_that_is_not_ours_to_read_is_told(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    path = tmp_path / "closed.toml"
+    path.touch()
+    monkeypatch.setattr(os, "access", lambda _path, _mode: False)
+    status, output, errors = run(*command, "--config", str(path))
+    assert (status, "`sudo -u moonhost`" in output + errors) == (1, True)
+
+    def refuse(_path: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    status, output, errors = run(*command, "--config", str(path))
+    assert (status, "`sudo -u moonhost`" in output + errors) == (1, True)
 
 
 def test_whoever_has_read_enough_gets_no_traceback(tmp_path: Path) -> None:
