@@ -78,7 +78,7 @@ async def ask(place: Place, request: HostRequest, *, timeout_s: float) -> HttpRe
         ) from None
     except (OSError, trio.BrokenResourceError) as error:
         # OSError is what `ssl.SSLError` is as well.
-        why = printable(str(error.__cause__ or error)) or type(error).__name__
+        why = _why(error)
         raise HostApiError(
             "host_api_unreachable", f"{place.called} cannot be reached at port {place.port}: {why}"
         ) from error
@@ -100,6 +100,15 @@ def nonsense(place: Place, path: str, error: ProtocolError) -> HostApiError:
     return HostApiError(
         "host_api_nonsense", f"{place.called} gave no valid answer to {path}: {error}"
     )
+
+
+def _why(error: BaseException) -> str:
+    """Say why a connection failed; trio puts what each address said into a group."""
+    cause = error.__cause__ or error
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    told = cause.strerror if isinstance(cause, OSError) else None
+    return printable(told or str(cause)) or type(error).__name__
 
 
 async def _connect(place: Place) -> trio.abc.Stream:

@@ -72,8 +72,15 @@ class _Outcome(msgspec.Struct):
 class WolfApi:
     """One Wolf's API; made by ``async with WolfApi.open(socket_path)``."""
 
-    def __init__(self, client: httpx.AsyncClient, timeout_s: float, max_answer_bytes: int) -> None:
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        socket_path: Path,
+        timeout_s: float,
+        max_answer_bytes: int,
+    ) -> None:
         self._client = client
+        self._socket_path = socket_path
         self._timeout_s = timeout_s
         self._max_answer_bytes = max_answer_bytes
 
@@ -93,7 +100,7 @@ class WolfApi:
         async with httpx.AsyncClient(
             transport=transport, base_url="http://wolf/api/v1", timeout=timeout_s, trust_env=False
         ) as client:
-            yield cls(client, timeout_s, max_answer_bytes)
+            yield cls(client, socket_path, timeout_s, max_answer_bytes)
 
     async def pending_pairings(self) -> tuple[PendingPairing, ...]:
         """Give the pairings that wait for a PIN."""
@@ -133,7 +140,8 @@ class WolfApi:
             ) from None
         except httpx.TransportError as error:
             raise HostApiError(
-                "host_api_unreachable", f"the host's API cannot be reached: {_first_words(error)}"
+                "host_api_unreachable",
+                f"the host's API cannot be reached at {self._socket_path}: {_first_words(error)}",
             ) from error
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             # The library's text may quote the answer, secrets included.
@@ -237,4 +245,9 @@ def _offer(entry: _AppEntry) -> AppOffer | None:
 
 
 def _first_words(error: Exception) -> str:
+    cause = error.__cause__
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is not None and cause.strerror:
+        return cause.strerror
     return printable(str(error)) or type(error).__name__

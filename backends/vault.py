@@ -73,7 +73,10 @@ def load_key(path: Path) -> bytes:
 
 
 def _unreadable(path: Path, error: OSError) -> StoreError:
-    return StoreError("key_unreadable", f"The key file {path} cannot be used: {error.strerror}.")
+    return StoreError(
+        "key_unreadable",
+        f"The key file {path} cannot be used: {error.strerror}. It has to be the edge's user's.",
+    )
 
 
 def _create_key(path: Path) -> None:

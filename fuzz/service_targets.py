@@ -313,7 +313,7 @@ def _wolf(data: bytes) -> None:
 async def _ask_wolf(body: bytes) -> None:
     transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=httpx.ByteStream(body)))
     async with httpx.AsyncClient(transport=transport, base_url="http://wolf") as client:
-        api = WolfApi(client, timeout_s=60, max_answer_bytes=1 << 20)
+        api = WolfApi(client, Path("wolf.sock"), timeout_s=60, max_answer_bytes=1 << 20)
         with suppress(HostApiError):
             for offer in await api.apps():
                 promise(offer.title.isprintable() and 0 < offer.id < 2**31, "offers are clean")

@@ -25,6 +25,10 @@ max_items: Final = 100_000
 _data: Final = "data: "
 
 
+class NoEdge(AdminError):
+    """Nobody answers at the admin port."""
+
+
 class AdminClient:
     """A connection to the admin API of one edge; an async context manager."""
 
@@ -179,7 +183,7 @@ class AdminClient:
                     f"the edge at {self._where} does not prove that it is the hostname of this "
                     "configuration: name the CA of its certificate as admin.ca_file."
                 ) from error
-            raise AdminError(
+            raise NoEdge(
                 f"no edge answers at {self._where}: is `moonhost proxy` running with this "
                 f"configuration? ({type(error).__name__})"
             ) from error

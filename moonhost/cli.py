@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import re
 import signal
 import sys
@@ -68,6 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(sys.argv[1:] if arguments is None else arguments)
     except* _told_plainly as group:
         failures += _leaves(group)
+    except* BrokenPipeError:
+        # Whoever read this has seen enough, as `head`; nothing is left to be flushed at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     for failure in failures:
         print(f"moonhost: {failure}", file=sys.stderr)
     if failures:
@@ -220,8 +225,15 @@ async def simulate_host(
     try:
         await _until_signal(lambda: run_host(host))
     except* OSError as errors:
-        first = errors.exceptions[0]
-        raise CommandFailed(f"The host cannot listen at {address}: {first}") from None
+        why = "; ".join(
+            dict.fromkeys(
+                getattr(error, "strerror", None) or str(error) for error in _leaves(errors)
+            )
+        )
+        raise CommandFailed(
+            f"The host cannot listen at {address}, or at its socket: {why}. An edge on this "
+            "machine has the usual ports: try --base-port 57989."
+        ) from None
 
 
 @app.command

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Final
 
 from cyclopts import Parameter
 
-from moonhost.errors import CommandFailed
+from moonhost.errors import CommandFailed, Unreadable
 from proxy.config import ProxyConfig
 from settings import load_toml
 
@@ -31,8 +32,20 @@ def proxy_settings(path: Path) -> ProxyConfig:
 
 
 def existing(path: Path, example: str) -> Path:
-    """Return a path, if there is a file; else `CommandFailed` tells about `example`."""
-    if not path.exists():
+    """Return the path of a file that can be read.
+
+    Raises:
+        Unreadable: it, or the folder that it is in, is not ours to read.
+        CommandFailed: there is none; it tells about `example`.
+
+    """
+    try:
+        there = path.exists()
+    except PermissionError:
+        raise Unreadable(path) from None
+    if there and not os.access(path, os.R_OK):
+        raise Unreadable(path)
+    if not there:
         raise CommandFailed(
             f"{path} does not exist. Name your configuration with --config; "
             f"{example} shows what to put in it."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +23,7 @@ from moonhost.cli_options import (
     existing,
     proxy_settings,
 )
-from moonhost.errors import CommandFailed
+from moonhost.errors import CommandFailed, Unreadable
 from moonhost.words import plain
 from settings import ConfigError
 
@@ -77,6 +78,8 @@ def _valid(config: Path) -> Finding:
 
 def _mistakes(config: Path, error: ConfigError | CommandFailed) -> list[Finding]:
     """Return every mistake in a configuration; nothing else can be checked with it."""
+    if isinstance(error, Unreadable):
+        return [problem("configuration", error.seen, error.remedy)]
     if isinstance(error, CommandFailed):
         return [problem("configuration", str(error), "Copy the example, and fill it in.")]
     return [
@@ -110,15 +113,18 @@ def _told(finding: Finding) -> dict[str, str]:
 
 
 def lines(findings: Sequence[Finding]) -> Iterator[str]:
-    """Write findings for a person: a line each, what to do below it, and how many there are."""
-    for finding in findings:
+    """Write findings for a person: a line each, what to do below it, and how many there are.
+
+    What is to do about several in a row is said once, below the last.
+    """
+    for finding, following in zip_longest(findings, findings[1:]):
         seen = plain(finding.seen)
         start = f"{finding.mark:<{_mark_width}}  {finding.check:<{_check_width}}  "
         if finding.mark is Mark.NOT_CHECKED:
             yield f"{start}{seen}: {plain(finding.remedy)}"
             continue
         yield f"{start}{seen}"
-        if finding.remedy:
+        if finding.remedy and not (following and following.remedy == finding.remedy):
             yield f"{'':{len(start)}}-> {plain(finding.remedy)}"
     counted = [
         (mark, sum(finding.mark is mark for finding in findings))

@@ -32,6 +32,9 @@ worlds: Final = {
 pictures: Final[Mapping[str, PictureKind]] = {"card": "card", "noise": "noise"}
 max_slowdown: Final = 100
 _sunshine: Final = "sunshine"
+_wolf_video_offset: Final = 111
+_wolf_audio_offset: Final = 211
+"""From base port to Wolf's usual 48100 and 48200."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,8 +109,8 @@ def _ports(wish: Wish) -> dict[str, int]:
         "api": base + API_OFFSET,
         "rtsp": base + RTSP_OFFSET,
         "control": base + CONTROL_OFFSET,
-        "video": base + VIDEO_OFFSET if wish.behave_like == _sunshine else 48100,
-        "audio": base + AUDIO_OFFSET if wish.behave_like == _sunshine else 48200,
+        "video": base + (VIDEO_OFFSET if wish.behave_like == _sunshine else _wolf_video_offset),
+        "audio": base + (AUDIO_OFFSET if wish.behave_like == _sunshine else _wolf_audio_offset),
     }
     stated = {name: port for name, port in wish.ports.items() if port is not None}
     return usual | stated

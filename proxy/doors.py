@@ -210,4 +210,9 @@ def what_to_do(error: OSError) -> str:
     """Return the sentence that follows why an address or a port cannot be had."""
     if error.errno in no_such_address:
         return "Name only addresses that this machine has in the configuration."
+    if error.errno == errno.EACCES:
+        return (
+            "Ports below 1024 need CAP_NET_BIND_SERVICE (systemd/moonhost-edge.service gives it), "
+            "or set another port in the configuration."
+        )
     return "Stop what uses it, or set another port in the configuration."

@@ -26,6 +26,8 @@ noise = frozenset(
         *map(Refusal, HeaderFault),
     }
 )
+agent_header = "Moonhost-Agent"
+"""Tells who shows a valid token at a path that there is not whose it is: `moonhost doctor` does."""
 answers: dict[Refusal, tuple[HTTPStatus, str]] = {
     Refusal.NO_TOKEN: (HTTPStatus.UNAUTHORIZED, "A bearer token is needed."),
     Refusal.BAD_TOKEN: (HTTPStatus.UNAUTHORIZED, "The token is not valid."),

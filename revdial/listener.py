@@ -24,7 +24,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
-from revdial.admission import HelloRefused, answers, bearer_of, check_hello, noise
+from revdial.admission import HelloRefused, agent_header, answers, bearer_of, check_hello, noise
 from revdial.errors import BadMessage, TunnelClosed, printable, where
 from revdial.limits import ListenerLimits
 from revdial.messages import CloseCode, Hello, decode_from_agent
@@ -285,6 +285,8 @@ class TunnelListener:
         response = protocol.reject(status, f"{text}\n")
         if status == HTTPStatus.UNAUTHORIZED:
             response.headers["WWW-Authenticate"] = "Bearer"
+        if refusal is Refusal.UNKNOWN_PATH and visitor.agent_id is not None:
+            response.headers[agent_header] = visitor.agent_id
         return response
 
     def _refuse(self, visitor: _Visitor, refusal: Refusal) -> None:

@@ -19,7 +19,7 @@ from agent.host_kinds import pin_setting
 from agent.machine import Machine
 from agent.reloading import tls_of
 from moonhost.checks import machine
-from moonhost.checks.dialling import dial
+from moonhost.checks.dialling import cause_of, dial
 from moonhost.checks.finding import Finding, not_checked, ok, problem
 from moonhost.checks.judging_agent import (
     GpuFacts,
@@ -129,7 +129,7 @@ async def _connect(host: HostConfig, service: str, port: int, ports: dict[str, s
         try:
             stream = await trio.open_tcp_stream(str(host.address), port)
         except OSError as error:
-            fault = printable(error.strerror or str(error.__cause__ or error))
+            fault = printable(cause_of(error))
         else:
             fault = None
             await trio.aclose_forcefully(stream)

@@ -15,6 +15,7 @@ import trio
 from moonhost.checks.judging_agent import DialFacts, TlsFault
 from moonhost.checks.machine import addresses_of
 from moonlight.errors import printable
+from revdial.admission import agent_header
 
 connect_timeout_s: Final = 4.0
 answer_timeout_s: Final = 4.0
@@ -48,7 +49,7 @@ async def _handshake(facts: DialFacts, tls: ssl.SSLContext | None) -> DialFacts:
     except trio.TooSlowError:
         return replace(facts, connect_fault=f"no answer in {connect_timeout_s:g} s")
     except OSError as error:
-        return replace(facts, connect_fault=printable(_cause(error)))
+        return replace(facts, connect_fault=printable(cause_of(error)))
     try:
         with trio.fail_after(connect_timeout_s):
             if tls is not None:
@@ -79,7 +80,10 @@ async def _show_token(
         ):
             now = datetime.now(UTC)
             return replace(
-                facts, status=answer.status_code, skew=_skew(answer.headers.get("date"), now)
+                facts,
+                status=answer.status_code,
+                token_of=printable(answer.headers.get(agent_header, "")),
+                skew=_skew(answer.headers.get("date"), now),
             )
     except httpx.HTTPError as error:
         # Its text could quote what was sent.
@@ -104,7 +108,7 @@ def _tls_fault(error: BaseException) -> TlsFault:
     return TlsFault("the connection ended during the handshake", None)
 
 
-def _cause(error: OSError) -> str:
+def cause_of(error: OSError) -> str:
     """Say why no address could be connected; trio puts what each one said into a group."""
     cause = error.__cause__
     while isinstance(cause, BaseExceptionGroup):

@@ -13,7 +13,7 @@ import trio
 
 from backends.errors import StoreError
 from backends.geoip import GeoDatabase
-from moonhost.admin_client import AdminClient
+from moonhost.admin_client import AdminClient, NoEdge
 from moonhost.checks import machine
 from moonhost.checks.certificates import (
     UnusableCertificate,
@@ -82,7 +82,8 @@ class _Edge:
         self._config = config
         self._command = command
         self._runs = False
-        self._pid: int | None = None
+        self._listens = False
+        self._process = machine.EdgeProcess()
         self._listening, self._agents_listening = addresses_here(config.listen, config.agents)
 
     async def check(self) -> list[Finding]:
@@ -112,16 +113,30 @@ class _Edge:
             async with AdminClient.anonymous(self._config) as edge:
                 with trio.fail_after(admin_timeout_s):
                     ready = await edge.status("/readyz")
-        except (AdminError, trio.TooSlowError):
+        except trio.TooSlowError:
+            await self._find_process()
             return [
-                not_checked(
+                problem(
                     "admin API",
-                    f"no edge answers at {where}",
-                    "start it with `moonhost proxy` to have the rest checked, too",
+                    f"{where} is open, and nothing answers there within {admin_timeout_s:g} s",
+                    "If it is the edge, it hangs, or the machine is overloaded (`top`): "
+                    "`systemctl restart moonhost-edge` finds its sessions again.",
                 )
             ]
+        except NoEdge:
+            return [
+                warning(
+                    "admin API",
+                    f"no edge answers at {where}",
+                    "If it should run, `systemctl start moonhost-edge` (or `moonhost proxy`); why "
+                    "it ended, `journalctl -u moonhost-edge` tells. The rest is checked once it "
+                    "runs.",
+                )
+            ]
+        except AdminError as error:
+            return [problem("admin API", f"{where} cannot be asked", str(error))]
         self._runs = True
-        self._pid = await _in_thread(partial(machine.edge_process, admin.address, admin.port))
+        await self._find_process()
         if ready != 200:
             return [
                 warning(
@@ -131,6 +146,11 @@ class _Edge:
                 )
             ]
         return [ok("admin API", f"the edge runs and answers at {where}")]
+
+    async def _find_process(self) -> None:
+        admin = self._config.admin
+        self._listens = True
+        self._process = await _in_thread(partial(machine.edge_process, admin.address, admin.port))
 
     async def _user(self) -> list[Finding]:
         return [judge_user(machine.user_of(self._config.state_dir), self._command)]
@@ -207,7 +227,9 @@ class _Edge:
 
     async def _ports(self) -> list[Finding]:
         wanted = list(self._wanted_ports())
-        look = partial(machine.own_ports, pid=self._pid) if self._runs else machine.try_ports
+        look = (
+            partial(machine.own_ports, edge=self._process) if self._listens else machine.try_ports
+        )
         return judge_ports(await _in_thread(partial(look, wanted)))
 
     def _wanted_ports(self) -> Iterator[WantedPort]:
@@ -231,7 +253,7 @@ class _Edge:
         yield WantedPort("TCP", admin.address, admin.port, "admin.port")
 
     async def _descriptors(self) -> list[Finding]:
-        allowed, of_running = machine.allowed_descriptors(self._pid)
+        allowed, of_running = machine.allowed_descriptors(self._process.pid)
         needed = (
             self._config.limits.max_connections
             + self._config.agents.max_agents
@@ -379,7 +401,7 @@ def _store_remedy(reason: str) -> str:
     return {
         "bad_secret": f"Bring back the {state_dir.store_key} that belongs to this store.",
         "bad_key": f"Bring back the {state_dir.store_key} that belongs to this store.",
-        "key_unreadable": "Run this as the edge's user.",
+        "key_unreadable": "Give it to the edge's user (`chown`), or run this as that user.",
         "key_exposed": "Do so, and think of the key as known to whoever could log in here.",
     }.get(reason, "Set [store] right, or start what it names.")
 

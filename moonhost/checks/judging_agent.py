@@ -45,6 +45,8 @@ class DialFacts:
     encrypted: bool = True
     http_fault: str | None = None
     status: int | None = None
+    token_of: str = ""
+    """Whose the token is that was taken; empty where the edge does not say."""
     skew: timedelta | None = None
     """How far this machine's clock is ahead of the edge's; None where it did not say."""
 
@@ -144,6 +146,13 @@ def _of_answer(facts: DialFacts, agent_id: str) -> Finding:
             "token",
             f"the edge did not answer: {facts.http_fault}",
             "Set edge.url to the edge's agents.port, and let WebSockets through on the way.",
+        )
+    if facts.status == _token_taken and facts.token_of not in ("", agent_id):
+        return problem(
+            "token",
+            f"it is {facts.token_of}'s, and this agent is called {agent_id}",
+            f"Set agent.id to {facts.token_of}, or make a token at the edge with "
+            f"`moonhost token agent {agent_id}`.",
         )
     if facts.status == _token_taken:
         return ok("token", "the edge takes this agent's token")

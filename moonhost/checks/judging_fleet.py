@@ -99,7 +99,20 @@ def judge_backends(
         name, trouble = backend["id"], backend["trouble"]
         if trouble == tunnel_down:
             continue
-        if trouble is None:
+        if trouble is None and backend["draining"]:
+            found.append(
+                ok("hosts", f"{name} drains: it takes nobody new until `moonhost undrain`")
+            )
+        elif trouble is None and not backend["apps"]:
+            found.append(
+                warning(
+                    "hosts",
+                    f"{name} has no apps, so nobody can play there",
+                    "Run `moonhost doctor agent` on its machine: the host's API does not answer, "
+                    "or the host has none.",
+                )
+            )
+        elif trouble is None:
             fine.append(name)
         elif trouble == telemetry_stale:
             found.append(

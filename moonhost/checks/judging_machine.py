@@ -64,6 +64,13 @@ def judge_user(user: User, command: str) -> Finding:
             f"run as root, while the files are {user.owner}'s: root may read and bind everything",
             f"Run `sudo -u {user.owner} {command}` to see what {user.owner} may do.",
         )
+    if user.owner == "root":
+        return warning(
+            "user",
+            f"run as {user.runs_as}, while the files are root's: some cannot be read",
+            f"Give them to the user that needs them, as with `chown {user.runs_as}`, or run this "
+            "as root if root is that user.",
+        )
     return warning(
         "user",
         f"run as {user.runs_as}, while the files are {user.owner}'s: some cannot be read",
@@ -134,11 +141,18 @@ def judge_descriptors(descriptors: Descriptors) -> Finding:
     seen = f"{whose} have {descriptors.allowed} files and sockets open"
     if descriptors.allowed >= descriptors.needed:
         return ok("open files", seen)
+    if not descriptors.of_running:
+        return not_checked(
+            "open files",
+            f"{seen}, and the configuration's limits allow for {descriptors.needed}",
+            "what the edge may is seen once it runs (its systemd unit has LimitNOFILE; started by "
+            f"hand it needs `ulimit -n {descriptors.needed}`)",
+        )
     return warning(
         "open files",
         f"{seen}, and the configuration's limits allow for {descriptors.needed}",
         f"Set LimitNOFILE={descriptors.needed} in the edge's systemd unit (or `ulimit -n` before "
-        "it starts), or lower limits.max_connections, agents.max_agents and "
+        "it starts) and restart it, or lower limits.max_connections, agents.max_agents and "
         "sessions.max_sessions.",
     )
 

@@ -74,13 +74,24 @@ def judge_ports(facts: Sequence[PortFacts]) -> list[Finding]:
                     remedy.format(settings=_settings(troubled)),
                 )
             )
+    privileged = [fact for fact in facts if fact.state is PortState.PRIVILEGED]
+    if privileged:
+        found.append(
+            not_checked(
+                "ports",
+                f"nobody has {_listed(privileged)}, which this user may not bind",
+                "ports below 1024 need the right that the edge's systemd unit gives "
+                "(AmbientCapabilities=CAP_NET_BIND_SERVICE); without it set "
+                f"{_settings(privileged)} to 1024 or above",
+            )
+        )
     unknown = [fact for fact in facts if fact.state is PortState.UNKNOWN]
     if unknown:
         found.append(
             not_checked(
                 "ports",
                 f"somebody listens at {_listed(unknown)}",
-                "whose they are is told to the edge's user and to root only",
+                "whose they are is told to root only: run this as root",
             )
         )
     fine = [fact for fact in facts if fact.state in (PortState.FREE, PortState.OURS)]
@@ -94,13 +105,6 @@ _troubles: Final = {
     PortState.TAKEN: (
         "cannot be had: somebody else has it",
         "Stop that, or set another {settings}.",
-    ),
-    PortState.PRIVILEGED: (
-        "cannot be had: ports below 1024 are root's",
-        (
-            "Give the edge the right to it (AmbientCapabilities=CAP_NET_BIND_SERVICE in its "
-            "systemd unit), or set {settings} to 1024 or above."
-        ),
     ),
     PortState.NO_ADDRESS: (
         "cannot be had: this machine does not have that address",

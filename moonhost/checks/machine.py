@@ -11,6 +11,7 @@ import resource
 import shutil
 import socket
 import ssl
+import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,11 +27,22 @@ from moonhost.checks.judging_ports import PortFacts, PortState, Protocol, state_
 
 shown_timeout_s: Final = 3.0
 _sysctl: Final = Path("/proc/sys/net/core")
+_proc: Final = Path("/proc")
+_listens: Final = "0A"
+"""TCP_LISTEN, as /proc/net writes it."""
 _timesync: Final = Path("/run/systemd/timesync/synchronized")
 _unsynchronised: Final = 0x40
 """STA_UNSYNC of <sys/timex.h>."""
 _timex_bytes: Final = 512
 """More than any kernel's struct timex."""
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeProcess:
+    """The running edge as others on its machine see it; None is what they are not told."""
+
+    pid: int | None = None
+    uid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +90,12 @@ def free_bytes(folder: Path) -> int:
 def allowed_descriptors(pid: int | None) -> tuple[int, bool]:
     """Tell a process's limit of open files, and whether it is that one's: else it is our own."""
     if pid is not None:
-        with suppress(psutil.Error, OSError):
-            return psutil.Process(pid).rlimit(psutil.RLIMIT_NOFILE)[0], True
+        # prlimit(2) tells it to fewer users.
+        with suppress(OSError, ValueError, StopIteration):
+            limits = (_proc / str(pid) / "limits").read_text().splitlines()
+            return int(
+                next(row for row in limits if row.startswith("Max open files")).split()[3]
+            ), True
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0], False
 
 
@@ -143,35 +159,68 @@ async def shown_certificate(address: str, port: int) -> bytes | None:
     return None
 
 
-def edge_process(admin_address: str, admin_port: int) -> int | None:
-    """Find the process that listens at the admin port; None where that is not told to us."""
-    listening = _listeners().get(_key("TCP", admin_address, admin_port))
-    return listening.pid if listening is not None else None
+def edge_process(admin_address: str, admin_port: int) -> EdgeProcess:
+    """Find the process that listens at the admin port.
+
+    Whose the sockets are of a process that may do more than we may, as bind ports below 1024, the
+    kernel tells to root only; not even to its own user. The user it does tell, and that user's
+    commands.
+    """
+    where = _key("TCP", admin_address, admin_port)
+    listening, uid = _listeners().get(where), _users_of_sockets().get(where)
+    pid = listening.pid if listening is not None else None
+    if pid is None and uid:
+        edges = [process.pid for process in psutil.process_iter() if _is_edge_of(process, uid)]
+        pid = edges[0] if len(edges) == 1 else None
+    return EdgeProcess(pid, uid)
+
+
+def _is_edge_of(process: psutil.Process, uid: int) -> bool:
+    with suppress(psutil.Error, OSError):
+        words = process.cmdline()
+        if "proxy" in words and any(Path(word).name == "moonhost" for word in words):
+            return process.uids().effective == uid
+    return False
 
 
 def try_ports(wanted: Iterable[WantedPort]) -> list[PortFacts]:
     """Bind each port for a moment, and find out who has those that cannot be."""
     wanted = list(wanted)
     faults = [_fault_of(port) for port in wanted]
-    listeners = _listeners() if errno.EADDRINUSE in faults else {}
-    return [
-        _facts(port, state_of(fault), listeners if fault == errno.EADDRINUSE else {})
+    listeners = _listeners() if {errno.EADDRINUSE, errno.EACCES} & set(faults) else {}
+    # Of a port that is not ours to bind the kernel does not say that it is taken.
+    used = {(protocol, number) for protocol, _, number in listeners}
+    states = [
+        PortState.TAKEN
+        if fault == errno.EACCES and (port.protocol, port.port) in used
+        else state_of(fault)
         for port, fault in zip(wanted, faults, strict=True)
+    ]
+    return [
+        _facts(port, state, listeners if state is PortState.TAKEN else {})
+        for port, state in zip(wanted, states, strict=True)
     ]
 
 
-def own_ports(wanted: Iterable[WantedPort], pid: int | None) -> list[PortFacts]:
-    """Tell of each port whether the process that is the edge (None: not told) listens there."""
+def own_ports(wanted: Iterable[WantedPort], edge: EdgeProcess) -> list[PortFacts]:
+    """Tell of each port whether the process that is the edge listens there.
+
+    Where processes are not told, the user decides; but not root, whose are others as well.
+    """
     listeners = _listeners()
+    users = _users_of_sockets()
     facts = []
     for port in wanted:
-        listening = listeners.get(_key(port.protocol, port.address, port.port))
+        where = _key(port.protocol, port.address, port.port)
+        listening, uid = listeners.get(where), users.get(where)
         if listening is None:
             state = PortState.CLOSED
-        elif listening.pid is None or pid is None:
-            state = PortState.UNKNOWN
+        elif listening.pid is not None and edge.pid is not None:
+            state = PortState.OURS if listening.pid == edge.pid else PortState.TAKEN
+        elif uid and edge.uid is not None:
+            state = PortState.OURS if uid == edge.uid else PortState.TAKEN
         else:
-            state = PortState.OURS if listening.pid == pid else PortState.TAKEN
+            state = PortState.UNKNOWN
         facts.append(_facts(port, state, listeners if state is PortState.TAKEN else {}))
     return facts
 
@@ -203,6 +252,28 @@ def _listeners() -> dict[tuple[str, str, int], Any]:
             elif one.type == socket.SOCK_DGRAM and not one.raddr:
                 found[_key("UDP", one.laddr.ip, one.laddr.port)] = one
     return found
+
+
+def _users_of_sockets() -> dict[tuple[str, str, int], int]:
+    """Give whose each listening socket is, by the same key: the kernel tells it to everybody."""
+    found = {}
+    for name in ("tcp", "tcp6", "udp", "udp6"):
+        with suppress(OSError):
+            for row in (_proc / "net" / name).read_text().splitlines()[1:]:
+                _, local, remote, state, *_, uid = row.split()[:8]
+                protocol = name[:3].upper()
+                if state == _listens if protocol == "TCP" else not remote.strip("0:"):
+                    address, _, port = local.partition(":")
+                    found[_key(protocol, _address(address), int(port, 16))] = int(uid)
+    return found
+
+
+def _address(hexadecimal: str) -> str:
+    """Read an address as /proc/net writes it: words of 32 bits in the machine's byte order."""
+    raw = bytes.fromhex(hexadecimal)
+    words = (raw[at : at + 4] for at in range(0, len(raw), 4))
+    ordered = b"".join(int.from_bytes(word).to_bytes(4, sys.byteorder) for word in words)
+    return str(ip_address(ordered))
 
 
 def _key(protocol: str, address: str, port: int) -> tuple[str, str, int]:

@@ -166,8 +166,11 @@ def one_client(clients: Iterable[ClientRecord], beginning: str) -> ClientRecord:
 
     """
     found = [known for known in clients if known.id.startswith(beginning)]
-    if len(found) != 1:
-        raise Refused(404, "no_such_client", f"{len(found)} clients have an id like that.")
+    if not found:
+        raise Refused(404, "no_such_client", "No client has an id that begins like that.")
+    if len(found) > 1:
+        several = f"{len(found)} clients have ids that begin like that: tell more of it."
+        raise Refused(404, "no_such_client", several)
     return found[0]
 
 

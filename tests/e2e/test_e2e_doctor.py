@@ -136,7 +136,7 @@ async def test_an_edge_that_was_never_started_is_checked_as_far_as_that_goes(
     told = await doctor("--config", str(path))
 
     assert told.problems() == []
-    assert told.marks("admin API") == ["not_checked"]
+    assert told.marks("admin API") == ["warning"]
     assert told.marks("store") == told.marks("certificate") == ["not_checked"]
     assert told.marks("agents") == told.marks("UDP from outside") == ["not_checked"]
     assert "are free" in told.of("ports")[-1]["seen"]
@@ -185,6 +185,20 @@ async def test_ports_that_somebody_has_are_named_with_who_it_is(
     assert f"process {os.getpid()}" in taken["seen"]
     assert f"UDP 127.0.0.1:{listen.video_port} (" in taken["seen"]
     assert "listen.https_port or listen.video_port" in taken["remedy"]
+
+
+async def test_an_edge_that_hangs_is_not_taken_for_one_that_is_down(
+    tmp_path: Path, shift_from: int
+) -> None:
+    path = write_edge_config(tmp_path, shift_from=shift_from)
+    admin = load_toml(path, ProxyConfig, "MOONHOST_TEST", environ={}).admin
+    with socket.socket() as hanging:
+        hanging.bind((admin.address, admin.port))
+        hanging.listen()
+        told = await doctor("--config", str(path))
+    (hangs,) = told.of("admin API")
+    assert (hangs["mark"], "nothing answers there" in hangs["seen"]) == ("problem", True)
+    assert "restart" in hangs["remedy"]
 
 
 async def test_an_expired_certificate_for_another_name_is_two_problems(

@@ -36,6 +36,13 @@ def test_a_free_way_is_told_step_by_step() -> None:
     assert "without TLS" in plain[0].seen
 
 
+def test_a_token_of_another_agent_is_told() -> None:
+    _, token, _ = judge_dial(replace(WELL, token_of="den"), "living-room")
+    assert (token.mark, "agent.id to den" in token.remedy) == (Mark.PROBLEM, True)
+    _, own, _ = judge_dial(replace(WELL, token_of="living-room"), "living-room")
+    assert own.mark is Mark.OK
+
+
 @pytest.mark.parametrize(
     ("facts", "said"),
     [

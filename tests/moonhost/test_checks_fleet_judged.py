@@ -49,15 +49,25 @@ def test_agents_are_told_one_by_one() -> None:
     assert judge_agents([agent(rtt_ms=None), agent(rtt_ms=150)])[1].mark is Mark.OK
 
 
+def backend(name: str, trouble: str | None = None, **changed: Any) -> dict[str, Any]:
+    return {"id": name, "trouble": trouble, "draining": False, "apps": ["Desktop"], **changed}
+
+
+def test_hosts_that_nobody_can_begin_at_are_told_apart() -> None:
+    drains, bare = judge_backends([backend("a/x", draining=True), backend("a/y", apps=[])], set())
+    assert (drains.mark, "`moonhost undrain`" in drains.seen) == (Mark.OK, True)
+    assert (bare.mark, "no apps" in bare.seen) == (Mark.WARNING, True)
+
+
 def test_hosts_that_are_down_are_told_with_the_port_that_does_not_answer() -> None:
     fine, silent, down, asleep = judge_backends(
         [
-            {"id": "a/one", "trouble": None},
-            {"id": "a/two", "trouble": None},
-            {"id": "a/silent", "trouble": "telemetry_stale"},
-            {"id": "a/down", "trouble": "https"},
-            {"id": "a/asleep", "trouble": "http"},
-            {"id": "gone/x", "trouble": "tunnel_down"},
+            backend("a/one"),
+            backend("a/two"),
+            backend("a/silent", "telemetry_stale"),
+            backend("a/down", "https"),
+            backend("a/asleep", "http"),
+            backend("gone/x", "tunnel_down"),
         ],
         {"a/asleep"},
     )
@@ -66,9 +76,7 @@ def test_hosts_that_are_down_are_told_with_the_port_that_does_not_answer() -> No
     assert (down.mark, "its https port" in down.seen) == (Mark.PROBLEM, True)
     assert asleep.mark is Mark.OK
     assert judge_backends([], set()) == []
-    launch, host = judge_backends(
-        [{"id": "a/x", "trouble": launches_fail}, {"id": "a/y", "trouble": "host"}], set()
-    )
+    launch, host = judge_backends([backend("a/x", launches_fail), backend("a/y", "host")], set())
     assert "for a launch" in launch.seen
     assert host.seen == "a/y is down: it does not answer its agent"
 

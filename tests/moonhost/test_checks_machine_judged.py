@@ -44,6 +44,7 @@ def marks(findings: list[Finding]) -> list[Mark]:
         (User("moonhost", False, "moonhost"), Mark.OK, ""),
         (User("anna", False, None), Mark.OK, ""),
         (User("anna", False, "moonhost"), Mark.WARNING, "`sudo -u moonhost moonhost doctor`"),
+        (User("moonhost", False, "root"), Mark.WARNING, "`chown moonhost`"),
         (User("root", True, "moonhost"), Mark.WARNING, "`sudo -u moonhost moonhost doctor`"),
         (User("root", True, "root"), Mark.OK, ""),
     ],
@@ -104,6 +105,8 @@ def test_a_low_limit_of_open_files_is_told_with_the_number_to_set() -> None:
     low = judge_descriptors(Descriptors(1024, 11_328, of_running=True))
     assert (low.mark, "LimitNOFILE=11328" in low.remedy) == (Mark.WARNING, True)
     assert "the edge may" in low.seen
+    before = judge_descriptors(Descriptors(1024, 11_328, of_running=False))
+    assert (before.mark, "`ulimit -n 11328`" in before.remedy) == (Mark.NOT_CHECKED, True)
     enough = judge_descriptors(Descriptors(11_328, 11_328, of_running=False))
     assert (enough.mark, "started from here" in enough.seen) == (Mark.OK, True)
 
@@ -153,7 +156,6 @@ def test_what_the_kernel_says_to_a_bind_is_understood(number: int | None, state:
     ("state", "said"),
     [
         (PortState.TAKEN, "set another agents.port"),
-        (PortState.PRIVILEGED, "CAP_NET_BIND_SERVICE"),
         (PortState.NO_ADDRESS, "`ip address` shows"),
         (PortState.CLOSED, "Restart the edge if agents.port was changed"),
         (PortState.FAILED, "what it says of agents.port"),
@@ -180,6 +182,13 @@ def test_many_ports_with_one_trouble_are_one_finding() -> None:
 def test_ports_of_whom_nobody_tells_are_not_checked() -> None:
     (found,) = judge_ports([port(PortState.UNKNOWN)])
     assert (found.mark, has_problem([found])) == (Mark.NOT_CHECKED, False)
+
+
+def test_a_port_that_only_the_unit_may_bind_is_no_problem() -> None:
+    (found,) = judge_ports([port(PortState.PRIVILEGED, 443, setting="agents.port")])
+    assert (found.mark, has_problem([found])) == (Mark.NOT_CHECKED, False)
+    assert "CAP_NET_BIND_SERVICE" in found.remedy
+    assert "agents.port to 1024" in found.remedy
 
 
 def test_fine_ports_are_told_shortly() -> None:

@@ -47,7 +47,7 @@ async def test_a_check_that_hangs_or_breaks_is_told_as_not_checked(
     assert "3 s" in late.remedy
 
 
-def test_findings_are_a_line_each_with_what_to_do_below() -> None:
+def test_findings_are_a_line_each_with_what_to_do_below_once() -> None:
     written = list(
         lines(
             [
@@ -64,7 +64,6 @@ def test_findings_are_a_line_each_with_what_to_do_below() -> None:
         "problem      ports             443 is?[2J taken",
         "                               -> Stop that.",
         "warning      disk              little room",
-        "                               -> Make room.",
         "warning      disk              less room",
         "                               -> Make room.",
         "not checked  agents            which are connected: no edge runs",

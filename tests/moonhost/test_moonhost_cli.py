@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -33,6 +35,49 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     return run_command
 
 
+def test_a_simulated_host_beside_an_edge_is_told_of_other_ports() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        # In a process of its own, since it sets logging up.
+        host = subprocess.run(
+            [sys.executable, "-m", "moonhost", "simulate-host", "--http-port", port],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (host.returncode, "Address already in use" in host.stderr) == (1, True)
+    assert "--base-port" in host.stderr
+    assert "Errno" not in host.stderr
+
+
+@pytest.mark.parametrize("command", [("backends",), ("proxy",), ("agent",), ("doctor",)])
+def test_a_configuration_that_is_not_ours_to_read_is_told(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    path = tmp_path / "closed.toml"
+    path.touch()
+    monkeypatch.setattr(os, "access", lambda _path, _mode: False)
+    status, output, errors = run(*command, "--config", str(path))
+    assert (status, "`sudo -u moonhost`" in output + errors) == (1, True)
+
+    def refuse(_path: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    status, output, errors = run(*command, "--config", str(path))
+    assert (status, "`sudo -u moonhost`" in output + errors) == (1, True)
+
+
+def test_whoever_has_read_enough_gets_no_traceback(tmp_path: Path) -> None:
+    reader = subprocess.run(
+        f"{sys.executable} -u -m moonhost doctor --config {tmp_path} | head -c 1",
+        shell=True,
+        capture_output=True,
+        check=False,
+    )
+    assert (reader.stdout, reader.stderr) == (b"p", b"")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -42,6 +87,8 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         (("doctor", "--config", "/nope"), "config.example.toml shows what to put in it"),
         (("doctor", "agent", "--config", "/nope"), "agent.example.toml shows what to put in it"),
         (("pair", "1", "2"), "Unused Tokens"),
+        (("pair", "12"), "A PIN has four digits"),
+        (("pair", "12345"), "A PIN has four digits"),
         (("demo", "--mode", "big"), "WIDTHxHEIGHTxFPS"),
         (("demo", "--bitrate", "0"), "kbit/s"),
         (("simulate-host", "--behave-like", "a-toaster"), "wolf-2026, wolf-2024, sunshine"),
@@ -206,7 +253,7 @@ def test_an_edge_answers_its_commands_and_ends_cleanly_on_sigterm(
         assert run("events", *config)[:2] == (0, "Nothing has happened yet.\n")
         assert run("events", "--json", *config)[:2] == (0, "[]\n")
         status, _, errors = run("clients", "rename", "abc", "TV", *config)
-        assert (status, "0 clients have an id like that" in errors) == (1, True)
+        assert (status, "No client has an id that begins like that" in errors) == (1, True)
         status, _, errors = run("pair", "1234", *config)
         assert (status, "No device waits to be paired" in errors) == (1, True)
         status, _, errors = run("sessions", "end", "abc", *config)

@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from proxy import doors as doors_module
-from proxy.doors import Connection, Doors, open_doors
+from proxy.doors import Connection, Doors, open_doors, what_to_do
 from proxy.errors import StartFailed
 from tests.waiting import until
 
@@ -179,3 +179,9 @@ async def test_other_bounds_hold_for_who_comes_and_leave_who_is_there() -> None:
         await visits.number(2)
         for stream in (first, refused, second):
             await stream.aclose()
+
+
+def test_a_port_that_takes_a_right_is_not_said_to_be_in_use() -> None:
+    said = what_to_do(PermissionError(errno.EACCES, "Permission denied"))
+    assert "CAP_NET_BIND_SERVICE" in said
+    assert "Stop what uses it" not in said

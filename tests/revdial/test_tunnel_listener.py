@@ -75,6 +75,7 @@ async def test_who_may_not_come_in_is_told_before_the_upgrade(
         answer = await plain_request(at, path, authorization)
         assert answer.startswith(f"HTTP/1.1 {status} ")
         assert ("WWW-Authenticate: Bearer" in answer) is (status == 401)
+        assert ("Moonhost-Agent: a1" in answer) is (refusal is Refusal.UNKNOWN_PATH)
         await settled(at, refusal)
 
 
