@@ -23,6 +23,7 @@ BROKEN = {
     "MoonhostStoreDown": ("== 0", "== 2"),
     "MoonhostEventLoopLag": ("> 0.05", "> 0.2"),
     "MoonhostCertificateExpires": ("< 14 *", "< 16 *"),
+    "MoonhostConfigurationRefused": ("== 0", "== 2"),
     "MoonhostAgentGone": ("unless on (instance, agent)", "and on (instance, agent)"),
     "MoonhostGpuMemoryHigh": ("> 0.9", "> 0.95"),
     "MoonhostPacketLoss": ("> 0.05", "> 0.005"),
