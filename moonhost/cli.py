@@ -65,6 +65,7 @@ _told_plainly: Final = (CommandFailed, ConfigError, EdgeError, BackendError)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command that the arguments name; exit with 1 and one message if it fails."""
     failures: list[BaseException] = []
+    unheard = False
     try:
         app(sys.argv[1:] if arguments is None else arguments)
     except* _told_plainly as group:
@@ -72,10 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except* BrokenPipeError:
         # Whoever read this has seen enough, as `head`; nothing is left to be flushed at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        unheard = True
     for failure in failures:
         print(f"moonhost: {failure}", file=sys.stderr)
-    if failures:
+    if failures or unheard:
         sys.exit(1)
 
 
