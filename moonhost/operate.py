@@ -25,7 +25,7 @@ backends_app = cyclopts.App(name="backends", help="The hosts, and where a launch
 
 reconnect_pause_s: Final = 1.0
 
-_pin: Final = re.compile("[0-9]{4}")
+_pin: Final = re.compile("[0-9]{4,16}")
 _how_full: Final = ("sessions", "max_sessions", "gpu_memory_percent")
 _pairing_failed: Final = {
     "wrong_pin": "That was not the PIN that the device shows. Start the pairing there again.",
@@ -47,7 +47,7 @@ async def pair(
 ) -> None:
     """List the devices that wait to be paired, or pair one by the PIN that it shows."""
     if pin is not None and not _pin.fullmatch(pin):
-        raise CommandFailed("A PIN has four digits; nothing was told to the device.")
+        raise CommandFailed("A PIN has four digits or a few more; nothing was told to the device.")
     if user is not None and pin is None:
         raise CommandFailed("Tell the PIN, too: moonhost pair PIN --user NAME.")
     async with AdminClient.of(proxy_settings(config)) as edge:

@@ -91,7 +91,7 @@ def test_whoever_has_read_enough_gets_no_traceback(tmp_path: Path) -> None:
         (("doctor", "agent", "--config", "/nope"), "agent.example.toml shows what to put in it"),
         (("pair", "1", "2"), "Unused Tokens"),
         (("pair", "12"), "A PIN has four digits"),
-        (("pair", "12345"), "A PIN has four digits"),
+        (("pair", "12a4"), "A PIN has four digits"),
         (("demo", "--mode", "big"), "WIDTHxHEIGHTxFPS"),
         (("demo", "--bitrate", "0"), "kbit/s"),
         (("simulate-host", "--behave-like", "a-toaster"), "wolf-2026, wolf-2024, sunshine"),
