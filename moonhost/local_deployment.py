@@ -34,8 +34,9 @@ _host_ports: Final = {
     "control-port": 47999,
 }
 _host_tcp: Final = (47984, 47989, 48010)
-# Hosts begin here, so that the edge may listen on all addresses with the standard ports.
-_hosts_start: Final = 4_000
+# Hosts begin here, so that the edge may listen on all addresses with the standard ports; and below
+# those ports that the system gives to connections.
+_hosts_start: Final = -38_000
 _edge: Final = "edge"
 
 
