@@ -192,9 +192,7 @@ async def test_an_edge_that_hangs_is_not_taken_for_one_that_is_down(
 ) -> None:
     path = write_edge_config(tmp_path, shift_from=shift_from)
     admin = load_toml(path, ProxyConfig, "MOONHOST_TEST", environ={}).admin
-    with socket.socket() as hanging:
-        hanging.bind((admin.address, admin.port))
-        hanging.listen()
+    with socket.create_server((admin.address, admin.port)):
         told = await doctor("--config", str(path))
     (hangs,) = told.of("admin API")
     assert (hangs["mark"], "nothing answers there" in hangs["seen"]) == ("problem", True)
