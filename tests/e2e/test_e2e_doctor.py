@@ -175,6 +175,7 @@ async def test_ports_that_somebody_has_are_named_with_who_it_is(
     path = write_edge_config(tmp_path, shift_from=shift_from)
     listen = load_toml(path, ProxyConfig, "MOONHOST_TEST", environ={}).listen
     with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         tcp.bind(("127.0.0.1", listen.https_port))
         tcp.listen()
         udp.bind(("127.0.0.1", listen.video_port))
