@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import cyclopts
 import trio
@@ -38,6 +38,11 @@ from proxy.edge import RunningEdge, run_edge
 from proxy.errors import EdgeError
 from settings import ConfigError, load_toml
 from settings.reloading import Reloading
+
+if TYPE_CHECKING:
+    from agent.config import AgentConfig
+
+_Settings = TypeVar("_Settings", ProxyConfig, "AgentConfig")
 
 collector_thresholds: Final = (50_000, 20, 100)
 max_load_sessions: Final = 300
@@ -92,7 +97,8 @@ async def proxy(*, config: ProxyConfigPath = default_proxy_config) -> None:
             _calm_collector()
             async with trio.open_nursery() as beside:
                 beside.start_soon(log.tell_floods)
-                beside.start_soon(_follow_edge, edge, config, log, hangups)
+                load = partial(load_toml, config, ProxyConfig, proxy_environment)
+                beside.start_soon(_follow, edge.reloading, load, log, hangups)
                 with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                     if await anext(signals) == signal.SIGTERM:
                         await _drain(edge, signals)
@@ -100,12 +106,16 @@ async def proxy(*, config: ProxyConfigPath = default_proxy_config) -> None:
             edge.stop()
 
 
-async def _follow_edge(
-    edge: RunningEdge, path: Path, log: logs.Logs, hangups: AsyncIterator[int]
+async def _follow(
+    reloading: Reloading[_Settings],
+    load: Callable[[], _Settings],
+    log: logs.Logs,
+    hangups: AsyncIterator[int],
 ) -> None:
+    """Have the configuration read again at each SIGHUP, and the log go by it."""
     async for _ in hangups:
-        await edge.reloading.reload(lambda: load_toml(path, ProxyConfig, proxy_environment))
-        log.apply(edge.reloading.config.log_level, edge.reloading.config.log_format)
+        await reloading.reload(load)
+        log.apply(reloading.config.log_level, reloading.config.log_format)
 
 
 def _calm_collector() -> None:
@@ -135,7 +145,7 @@ async def _drain(edge: RunningEdge, signals: AsyncIterator[int]) -> None:
 @app.command
 async def agent(*, config: AgentConfigPath = default_agent_config) -> None:
     """Run an agent beside one or more hosts: it dials home to the edge."""
-    from agent.config import AgentConfig, load
+    from agent.config import load
     from agent.service import run_agent
 
     settings = load(existing(config, "agent.example.toml"))
@@ -143,9 +153,7 @@ async def agent(*, config: AgentConfigPath = default_agent_config) -> None:
     _calm_collector()
 
     async def follow(reloading: Reloading[AgentConfig]) -> None:
-        async for _ in hangups:
-            await reloading.reload(lambda: load(config))
-            log.apply(reloading.config.log_level, reloading.config.log_format)
+        await _follow(reloading, partial(load, config), log, hangups)
 
     with trio.open_signal_receiver(signal.SIGHUP) as hangups:
         await _until_signal(lambda: run_agent(settings, follow=follow))

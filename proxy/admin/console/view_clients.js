@@ -2,22 +2,10 @@
 
 import { ask, list } from "./api.js";
 import { askFirst } from "./dialog.js";
-import { freshId, h, replace } from "./dom.js";
+import { freshId, h } from "./dom.js";
+import { filteredList } from "./filtered_list.js";
 import { inlineEdit } from "./inline_edit.js";
-import { matching } from "./order.js";
-import {
-  agoTime,
-  button,
-  emptyState,
-  filterField,
-  frame,
-  notAll,
-  offer,
-  refusal,
-  skeleton,
-  toast,
-} from "./parts.js";
-import { Poll } from "./poll.js";
+import { agoTime, button, emptyState, offer, toast } from "./parts.js";
 import { OPERATORS, may } from "./scopes.js";
 import { Table, text } from "./table.js";
 import { NOTHING } from "./words.js";
@@ -27,55 +15,30 @@ const ID_SHOWN = 12;
 const MOST_CHARACTERS = 64;
 
 export function clientsView({ who, health }) {
-  let wanted = "";
-  let data = null;
-  const filter = filterField("clients", (next) => {
-    wanted = next;
-    show();
-  });
-  const { element, body } = frame("Clients", filter);
   const users = h("datalist", { id: freshId("users") });
-  const none = h("p", { class: "muted none-match" }, "No client matches.");
-  const more = h("div");
-  body.append(skeleton(5));
   const table = new Table({
     caption: "Paired clients",
-    columns: columns(may(who, OPERATORS), users.id, () => poll.now()),
+    columns: columns(may(who, OPERATORS), users.id, () => page.now()),
     keyOf: ({ id }) => id,
     nameOf: ({ name }) => name,
     sortBy: "name",
   });
-
-  const poll = new Poll(
+  const page = filteredList({
+    title: "Clients",
+    one: "client",
     health,
-    EVERY_MS,
-    async () => {
+    everyMs: EVERY_MS,
+    read: async () => {
       const [clients, sessions] = await Promise.all([list("/clients"), list("/sessions")]);
       return { ...clients, items: withApps(clients.items, sessions.items) };
     },
-    (next) => {
-      const first = data === null || data.items.length === 0;
-      data = next;
-      if (data.items.length === 0) replace(body, nobody());
-      else if (first) replace(body, users, table.element, none, more);
-      show();
-    },
-    (error) => {
-      data = null;
-      replace(body, refusal(error));
-    },
-  );
-
-  function show() {
-    if (data === null || data.items.length === 0) return;
-    const shown = matching(data.items, wanted, ({ name, user, id, app }) => [name, user, id, app]);
-    table.update(shown);
-    none.hidden = shown.length > 0;
-    offer(users, data.items);
-    replace(more, data.more && notAll(data.items.length));
-  }
-
-  return { element, close: () => poll.stop() };
+    textsOf: ({ name, user, id, app }) => [name, user, id, app],
+    empty: nobody,
+    content: [users, table.element],
+    update: (shown) => table.update(shown),
+    taken: (items) => offer(users, items),
+  });
+  return page;
 }
 
 function nobody() {

@@ -2,21 +2,9 @@
 
 import { ask, list } from "./api.js";
 import { askFirst } from "./dialog.js";
-import { h, keyed, replace, setText } from "./dom.js";
-import { matching } from "./order.js";
-import {
-  agoTime,
-  button,
-  emptyState,
-  filterField,
-  frame,
-  notAll,
-  refusal,
-  skeleton,
-  stateBadge,
-  toast,
-} from "./parts.js";
-import { Poll } from "./poll.js";
+import { h, keyed, setText } from "./dom.js";
+import { filteredList } from "./filtered_list.js";
+import { agoTime, button, emptyState, stateBadge, toast } from "./parts.js";
 import { OPERATORS, may } from "./scopes.js";
 import { sparkline } from "./sparkline.js";
 import { bitsPerSecond, clientOf, milliseconds, mode, percent } from "./words.js";
@@ -46,39 +34,14 @@ const FIGURES = [
 ];
 
 export function sessionsView({ who, health, history }) {
-  let wanted = "";
-  let data = null;
-  const filter = filterField("sessions", (next) => {
-    wanted = next;
-    show();
-  });
-  const { element, body } = frame("Sessions", filter);
   const cards = h("ul", { class: "session-list" });
-  const none = h("p", { class: "muted none-match" }, "No session matches.");
-  const more = h("div");
-  body.append(skeleton(5));
-
-  const poll = new Poll(
+  const page = filteredList({
+    title: "Sessions",
+    one: "session",
     health,
-    EVERY_MS,
-    () => list("/sessions"),
-    (next) => {
-      const first = data === null || data.items.length === 0;
-      data = next;
-      history.take(data.items, Date.now());
-      if (data.items.length === 0) replace(body, nobody());
-      else if (first) replace(body, cards, none, more);
-      show();
-    },
-    (error) => {
-      data = null;
-      replace(body, refusal(error));
-    },
-  );
-
-  function show() {
-    if (data === null || data.items.length === 0) return;
-    const shown = matching(data.items, wanted, (one) => [
+    everyMs: EVERY_MS,
+    read: () => list("/sessions"),
+    textsOf: (one) => [
       one.app,
       clientOf(one),
       one.client_address,
@@ -86,18 +49,19 @@ export function sessionsView({ who, health, history }) {
       one.region,
       one.codec,
       one.id,
-    ]);
-    keyed(
-      cards,
-      shown,
-      ({ id }) => id,
-      () => sessionCard(may(who, OPERATORS), history, () => poll.now()),
-    );
-    none.hidden = shown.length > 0;
-    replace(more, data.more && notAll(data.items.length));
-  }
-
-  return { element, close: () => poll.stop() };
+    ],
+    empty: nobody,
+    content: [cards],
+    update: (shown) =>
+      keyed(
+        cards,
+        shown,
+        ({ id }) => id,
+        () => sessionCard(may(who, OPERATORS), history, page.now),
+      ),
+    taken: (items) => history.take(items, Date.now()),
+  });
+  return page;
 }
 
 function nobody() {
